@@ -1,0 +1,17 @@
+//! SIP rules as pure functions over owned data.
+//!
+//! Nothing here knows Kamailio, Cassandra, a clock or a random source: time comes in as [`time::Timestamp`], so every rule
+//! is tested without a server. The module, the `store` crate and `sipctl` share these types.
+#![forbid(unsafe_code)]
+
+pub mod aor;
+pub mod binding;
+pub mod digest;
+pub mod lookup;
+pub mod register;
+pub mod time;
+pub mod uri;
+
+pub use aor::Aor;
+pub use binding::{Binding, BindingKey, BindingState};
+pub use time::Timestamp;
