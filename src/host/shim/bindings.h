@@ -1,0 +1,46 @@
+/* What src/host/ needs of Kamailio: the headers that bindgen reads, and the shim's own functions. */
+#ifndef SHIM_BINDINGS_H
+#define SHIM_BINDINGS_H
+
+#include "core/sr_module.h"
+#include "core/mod_fix.h"
+#include "core/dset.h"
+#include "core/route.h"
+#include "core/pt.h"
+#include "core/pvar.h"
+#include "core/rpc.h"
+#include "core/counters.h"
+#include "core/cfg/cfg_struct.h"
+#include "core/data_lump_rpl.h"
+#include "core/parser/msg_parser.h"
+#include "core/parser/parse_from.h"
+#include "core/parser/parse_to.h"
+#include "core/parser/parse_cseq.h"
+#include "core/parser/parse_expires.h"
+#include "core/parser/digest/digest.h"
+#include "core/parser/contact/parse_contact.h"
+#include "modules/tm/tm_load.h"
+#include "modules/sl/sl.h"
+#include "modules/auth/api.h"
+
+/* log.c: writes one line through the server's logger; `function` is the name shown before the text. */
+void shim_log(int level, const char *function, const char *text, int length);
+/* log.c: whether a line of this level would be written. */
+int shim_log_enabled(int level);
+
+/* memory.c: zeroed shared memory that lives as long as the server; NULL when there is none left. */
+void *shim_shared_alloc(unsigned long size);
+
+/* config.c: takes over changed runtime configuration, as every process's main loop must. */
+void shim_cfg_update(void);
+/* config.c: tm's fr_timer in milliseconds (after tm's mod_init), or -1 when tm is not loaded. */
+long shim_tm_fr_timer_ms(void);
+
+/* resume.c: continues a suspended transaction: runs `first` on the message, then the route at index `route`. Returns what
+   t_continue returns, or -3 when there is no such route or no such function. */
+int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int label, char *first, int route);
+
+/* process.c: sends `sig` to every other process of this server instance. */
+void shim_signal_siblings(int sig);
+
+#endif
