@@ -1,1 +1,27 @@
-//! bridge
+//! Between Kamailio's processes and Cassandra.
+//!
+//! SIP workers are forked, single-threaded processes that must never block; the Cassandra driver is asynchronous and has
+//! threads. So one process, the I/O process, owns the driver, and every other process talks to it over a socketpair made
+//! before the fork:
+//!
+//! * [`transport`]: bounded, copying message links;
+//! * [`protocol`]: what is said over them;
+//! * [`client`]: a worker's end: call and wait with a deadline, or submit and go on;
+//! * [`server`]: the I/O process's end: admits, runs and answers operations, drains at the stop;
+//! * [`breaker`]: turns a dead backend into an immediate answer;
+//! * [`service`]: what the operations do, over `store` and `domain`.
+//!
+//! Nothing here knows Kamailio: the crate is tested without it.
+#![forbid(unsafe_code)]
+
+pub mod breaker;
+pub mod client;
+pub mod clock;
+pub mod metrics;
+pub mod protocol;
+pub mod server;
+pub mod service;
+pub mod transport;
+
+pub use client::Client;
+pub use metrics::Metrics;

@@ -1,0 +1,246 @@
+//! What is said between a worker and the I/O process. Both ends are the same binary, so the messages carry no version.
+
+use domain::digest::Credentials;
+use domain::register::{Register, Rejection, Saved};
+use domain::{Aor, Binding};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Monotonic;
+
+/// Longest message in bytes that a link carries; longer answers are paged.
+pub const MAX_MESSAGE: usize = 128 * 1024;
+
+/// One operation, asked for by a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// Names the answer; unique within the asking process.
+    pub id: u64,
+    /// After this nobody waits for the answer.
+    pub deadline: Monotonic,
+    /// Who gets the answer.
+    pub answer: AnswerTo,
+    /// What to do.
+    pub operation: Operation,
+}
+
+/// Who gets the answer of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AnswerTo {
+    /// The process that asked; it waits.
+    Caller,
+    /// Any resume worker, which continues the suspended transaction.
+    Resume(Ticket),
+}
+
+/// A suspended transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// tm's hash index.
+    pub hash_index: u32,
+    /// tm's label.
+    pub label: u32,
+    /// Index of the route to run.
+    pub route: i32,
+    /// What the resume worker must know to apply the answer; opaque here.
+    pub context: Vec<u8>,
+}
+
+/// A completed request of a suspended transaction, for a resume worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Completion {
+    /// Which transaction.
+    pub ticket: Ticket,
+    /// Its answer.
+    pub result: CompletionResult,
+}
+
+/// The answer of a completed request, or where to fetch it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum CompletionResult {
+    /// The answer itself.
+    Inline(Outcome),
+    /// The answer is longer than a message: claim it with [`Operation::Claim`].
+    Parked(u64),
+}
+
+/// What a worker can ask for: one round trip each, whatever it costs inside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Operation {
+    /// Check digest credentials.
+    Authenticate(AuthRequest),
+    /// Apply a REGISTER to its AoR's bindings.
+    Save(Register),
+    /// Check credentials and, when they are right, apply the REGISTER; credentials and bindings are read in parallel.
+    AuthSave(AuthRequest, Register),
+    /// Find the bindings of an AoR that can take a request of one of these method bits.
+    Lookup(Aor, u32),
+    /// Fetch an answer that was too long for a completion.
+    Claim(u64),
+    /// Panic in the I/O process.
+    #[cfg(feature = "fault-injection")]
+    Panic,
+}
+
+/// Credentials to check.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuthRequest {
+    /// Whose credentials: the digest user name in the realm.
+    pub aor: Aor,
+    /// The digest response and what it was computed over. The nonce has been checked.
+    pub credentials: Credentials,
+    /// Method of the request.
+    pub method: String,
+}
+
+/// The answer to an operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// To [`Operation::Authenticate`], and to [`Operation::AuthSave`] when the credentials were refused.
+    Authenticated(Verdict),
+    /// To [`Operation::Save`] and [`Operation::AuthSave`]: the REGISTER was applied.
+    Saved(Registered),
+    /// To the same: the registrar's rules refuse the REGISTER; nothing was written.
+    Rejected(Rejection),
+    /// To [`Operation::Lookup`].
+    Found(Lookup),
+    /// To any: the backend could not answer; nothing is known.
+    Unavailable(Unavailable),
+}
+
+/// Result of a credentials check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The response is right.
+    Accepted,
+    /// The user exists, the response is wrong.
+    WrongPassword,
+    /// There is no such (enabled) user.
+    UnknownUser,
+}
+
+/// A REGISTER that was applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registered {
+    /// Which kind of change.
+    pub saved: Saved,
+    /// All current bindings.
+    pub current: Vec<Binding>,
+    /// Whether the 200 echoes Path.
+    pub echo_path: bool,
+    /// The wall clock of the decision, for remaining lifetimes.
+    pub at: domain::Timestamp,
+}
+
+/// Result of a lookup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Lookup {
+    /// Usable bindings, best first.
+    Bindings(Vec<Binding>),
+    /// The AoR has no current binding.
+    NotRegistered,
+    /// It has, but none takes this method.
+    MethodNotAllowed,
+}
+
+/// Why the backend could not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Unavailable {
+    /// No session with Cassandra yet.
+    #[error("there is no Cassandra session yet")]
+    NotConnected,
+    /// The circuit breaker is open.
+    #[error("the circuit breaker is open")]
+    BreakerOpen,
+    /// Cassandra did not answer in time.
+    #[error("Cassandra did not answer in time")]
+    Timeout,
+    /// Cassandra answered with an error.
+    #[error("Cassandra answered with an error")]
+    Backend,
+    /// Too many operations are under way.
+    #[error("too many operations are under way")]
+    Overloaded,
+    /// The queue to the I/O process is full.
+    #[error("the queue to the I/O process is full")]
+    QueueFull,
+    /// The request is longer than a message can be.
+    #[error("the request is too long")]
+    TooLong,
+    /// The operation failed inside the I/O process.
+    #[error("the operation failed inside the I/O process")]
+    Failed,
+}
+
+/// Encodes a message.
+///
+/// # Errors
+/// When a value cannot be serialised; the types here always can.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_stdvec(message)
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// When the bytes are not such a message.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes(bytes)
+}
+
+/// The header of each page of an answer: the request's id, and whether more pages follow.
+pub const PAGE_HEADER: usize = 9;
+
+/// Splits an answer into messages of at most [`MAX_MESSAGE`] bytes.
+pub fn pages(id: u64, body: &[u8]) -> Vec<Vec<u8>> {
+    let room = MAX_MESSAGE - PAGE_HEADER;
+    let count = body.len().div_ceil(room).max(1);
+    (0..count)
+        .map(|index| {
+            let part = &body[index * room..body.len().min((index + 1) * room)];
+            let mut page = Vec::with_capacity(PAGE_HEADER + part.len());
+            page.extend_from_slice(&id.to_le_bytes());
+            page.push(u8::from(index + 1 < count));
+            page.extend_from_slice(part);
+            page
+        })
+        .collect()
+}
+
+/// One page of an answer, as [`pages`] made it: id, whether more follow, the part.
+pub fn page(message: &[u8]) -> Option<(u64, bool, &[u8])> {
+    let (id, rest) = message.split_first_chunk::<8>()?;
+    let (more, part) = rest.split_first()?;
+    Some((u64::from_le_bytes(*id), *more != 0, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reassemble(id: u64, messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (index, message) in messages.iter().enumerate() {
+            assert!(message.len() <= MAX_MESSAGE);
+            let (page_id, more, part) = page(message).expect("a page");
+            assert_eq!(page_id, id);
+            assert_eq!(more, index + 1 < messages.len());
+            body.extend_from_slice(part);
+        }
+        body
+    }
+
+    #[test]
+    fn pages_carry_any_length() {
+        let room = MAX_MESSAGE - PAGE_HEADER;
+        for length in [0, 1, room - 1, room, room + 1, 3 * room, 1_000_000] {
+            let body: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            assert_eq!(reassemble(7, &pages(7, &body)), body);
+        }
+    }
+
+    #[test]
+    fn a_cut_page_is_refused() {
+        assert!(page(&[1, 2, 3, 4, 5, 6, 7, 8]).is_none());
+        assert!(page(&[]).is_none());
+    }
+}

@@ -1,0 +1,206 @@
+//! Message links between processes: bounded, copying, keeping message boundaries.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt};
+
+use crate::clock::Monotonic;
+use crate::protocol::MAX_MESSAGE;
+
+/// Asked of the kernel for each direction; it caps this at `net.core.wmem_max`.
+const SEND_BUFFER: usize = 8 * MAX_MESSAGE;
+
+/// Why a message was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The queue is full now.
+    #[error("the queue is full")]
+    Full,
+    /// The message is longer than [`MAX_MESSAGE`].
+    #[error("a message of {0} bytes is longer than a link carries")]
+    TooLong(usize),
+    /// The other end is gone, or the socket is broken.
+    #[error("the link is broken: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// What a worker needs of a transport: never waits to send, waits to receive no longer than it is told.
+pub trait Link {
+    /// Queues one message, or says at once why not.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent then.
+    fn send(&self, message: &[u8]) -> Result<(), SendError>;
+
+    /// Waits for one message until `deadline` (for ever without one) and puts it into `buffer`.
+    ///
+    /// Returns its length, or `None` when the deadline passed.
+    ///
+    /// # Errors
+    /// When the link is broken or the message did not fit the buffer.
+    fn receive(&self, buffer: &mut [u8], deadline: Option<Monotonic>) -> io::Result<Option<usize>>;
+}
+
+/// One end of a `SOCK_SEQPACKET` socketpair.
+#[derive(Debug)]
+pub struct Seqpacket(OwnedFd);
+
+impl Seqpacket {
+    /// Makes a link; each end is for one side. Made before the fork, so that both processes have both.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        for end in [&a, &b] {
+            sockopt::set_socket_send_buffer_size(end, SEND_BUFFER)?;
+        }
+        Ok((Self(a), Self(b)))
+    }
+
+    /// Makes plain reads and writes on this end return instead of wait, as an event loop needs it.
+    ///
+    /// # Errors
+    /// When the descriptor is not open.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        Ok(fcntl_setfl(&self.0, fcntl_getfl(&self.0)? | OFlags::NONBLOCK)?)
+    }
+
+    /// Takes one message if there is one.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; `InvalidData` when it did not fit the buffer.
+    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len();
+        let (_, length) = recv(&self.0, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
+        if length > room {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes was cut to {room}")));
+        }
+        Ok(length)
+    }
+
+    fn wait_readable(&self, deadline: Option<Monotonic>) -> io::Result<bool> {
+        loop {
+            let timeout = match deadline.map(Monotonic::remaining) {
+                None => None,
+                Some(None) => return Ok(false),
+                Some(Some(left)) => {
+                    Some(Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() })
+                }
+            };
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Seqpacket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for Seqpacket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Link for Seqpacket {
+    fn send(&self, message: &[u8]) -> Result<(), SendError> {
+        if message.len() > MAX_MESSAGE {
+            return Err(SendError::TooLong(message.len()));
+        }
+        loop {
+            return match send(&self.0, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(_) => Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN | Errno::NOBUFS) => Err(SendError::Full),
+                Err(error) => Err(SendError::Broken(error.into())),
+            };
+        }
+    }
+
+    fn receive(&self, buffer: &mut [u8], deadline: Option<Monotonic>) -> io::Result<Option<usize>> {
+        while self.wait_readable(deadline)? {
+            match self.try_receive(buffer) {
+                // Another reader of a shared link was faster, or a signal came.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                other => return other.map(Some),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn link() -> (Seqpacket, Seqpacket) {
+        Seqpacket::pair().expect("a socketpair")
+    }
+
+    fn soon(millis: u64) -> Option<Monotonic> {
+        Some(Monotonic::now().after(Duration::from_millis(millis)))
+    }
+
+    #[test]
+    fn the_longest_message_arrives_whole() {
+        let (a, b) = link();
+        let message = vec![0x5a; MAX_MESSAGE];
+        a.send(&message).expect("fits");
+        let mut buffer = vec![0; MAX_MESSAGE];
+        assert_eq!(b.receive(&mut buffer, soon(1000)).expect("whole"), Some(MAX_MESSAGE));
+        assert_eq!(buffer, message);
+    }
+
+    #[test]
+    fn a_longer_message_is_refused_before_it_is_sent() {
+        let (a, b) = link();
+        assert!(matches!(a.send(&vec![0; MAX_MESSAGE + 1]), Err(SendError::TooLong(_))));
+        assert_eq!(b.receive(&mut [0; 16], soon(1)).expect("no message"), None);
+    }
+
+    #[test]
+    fn a_full_queue_answers_at_once() {
+        let (a, _b) = link();
+        let sent = (0..100_000).take_while(|_| a.send(&[0; 700]).is_ok()).count();
+        assert!(sent > 100 && sent < 100_000, "the queue took {sent} messages");
+        assert!(matches!(a.send(&[0; 700]), Err(SendError::Full)));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_deadline() {
+        let (_a, b) = link();
+        let start = Instant::now();
+        assert_eq!(b.receive(&mut [0; 16], soon(30)).expect("no message"), None);
+        assert!(start.elapsed() >= Duration::from_millis(30));
+    }
+
+    #[test]
+    fn a_message_cut_by_a_short_buffer_is_an_error() {
+        let (a, b) = link();
+        a.send(&[0; 100]).expect("fits");
+        let error = b.receive(&mut [0; 16], soon(1000)).expect_err("cut");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn the_other_end_closing_is_an_error() {
+        let (a, b) = link();
+        drop(a);
+        assert!(b.receive(&mut [0; 16], soon(1000)).is_err());
+        assert!(matches!(b.send(&[1]), Err(SendError::Broken(_))));
+    }
+}
