@@ -45,6 +45,16 @@ pub trait Link {
     fn receive(&self, buffer: &mut [u8], deadline: Option<Monotonic>) -> io::Result<Option<usize>>;
 }
 
+impl<L: Link> Link for &L {
+    fn send(&self, message: &[u8]) -> Result<(), SendError> {
+        (**self).send(message)
+    }
+
+    fn receive(&self, buffer: &mut [u8], deadline: Option<Monotonic>) -> io::Result<Option<usize>> {
+        (**self).receive(buffer, deadline)
+    }
+}
+
 /// One end of a `SOCK_SEQPACKET` socketpair.
 #[derive(Debug)]
 pub struct Seqpacket(OwnedFd);

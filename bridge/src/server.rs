@@ -1,0 +1,444 @@
+//! The I/O process's end of the bridge: admits, runs and answers operations.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::clock::Monotonic;
+use crate::metrics::{Metrics, count};
+use crate::protocol::{
+    AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode, encode, pages,
+};
+use crate::transport::{Link, SendError, Seqpacket};
+
+/// How long an answer that was too long for a completion waits to be claimed.
+const PARKED_FOR: Duration = Duration::from_secs(5);
+
+/// What the operations do.
+pub trait Backend: Send + Sync + 'static {
+    /// Runs one operation. At `deadline` it is dropped, wherever it is.
+    fn perform(&self, operation: Operation, deadline: Monotonic) -> impl Future<Output = Outcome> + Send;
+}
+
+/// The links of the I/O process.
+#[derive(Debug)]
+pub struct Links {
+    /// Our end of each process's link.
+    pub callers: Vec<Seqpacket>,
+    /// Our end of the link that the resume workers share.
+    pub completions: Seqpacket,
+    /// Becomes readable when the server is to stop.
+    pub stop: OwnedFd,
+}
+
+/// Bounds of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Operations under way at once; further ones are refused.
+    pub in_flight: usize,
+    /// How long the drain at the stop may take.
+    pub drain: Duration,
+}
+
+/// Serves until [`Links::stop`] is readable, then drains: reads what is queued, waits for what is under way.
+///
+/// Returns how many operations were still under way when the drain's time was up.
+///
+/// # Errors
+/// When a descriptor cannot be watched.
+pub async fn serve<B: Backend>(links: Links, limits: Limits, backend: Arc<B>, metrics: &'static Metrics) -> io::Result<usize> {
+    let server = Arc::new(Server {
+        backend,
+        metrics,
+        slots: Arc::new(Semaphore::new(limits.in_flight)),
+        completions: Outbox::new(links.completions)?,
+        parked: Mutex::default(),
+    });
+    let mut readers = Vec::with_capacity(links.callers.len());
+    for caller in links.callers {
+        let outbox = Outbox::new(caller)?;
+        readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox))));
+    }
+    let stop = AsyncFd::with_interest(links.stop, Interest::READABLE)?;
+    let _ = stop.readable().await?;
+    for (outbox, reader) in readers {
+        reader.abort();
+        // End-of-file never comes: every process of the server holds the other end. Empty is the end.
+        server.clone().read_queued(&outbox);
+    }
+    Ok(server.drain(limits).await)
+}
+
+struct Server<B> {
+    backend: Arc<B>,
+    metrics: &'static Metrics,
+    slots: Arc<Semaphore>,
+    completions: Outbox,
+    parked: Mutex<Parked>,
+}
+
+impl<B: Backend> Server<B> {
+    async fn read_forever(self: Arc<Self>, outbox: Outbox) {
+        while let Ok(mut ready) = outbox.link().readable().await {
+            self.clone().read_queued(&outbox);
+            ready.clear_ready();
+        }
+    }
+
+    fn read_queued(self: Arc<Self>, outbox: &Outbox) {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            match outbox.link().get_ref().try_receive(&mut buffer) {
+                Ok(length) => self.clone().accept(&buffer[..length], outbox),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::error!("a request cannot be read: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accept(self: Arc<Self>, message: &[u8], outbox: &Outbox) {
+        let request: Request = match decode(message) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::error!("a request of {} bytes is not understood: {error}", message.len());
+                return;
+            }
+        };
+        let slot = self.slots.clone().try_acquire_owned().ok();
+        let overloaded = slot.is_none();
+        let job = Job { server: self.clone(), outbox: outbox.clone(), id: request.id, answer: Some(request.answer), slot };
+        if overloaded {
+            count(&self.metrics.overloaded);
+            return job.complete(Outcome::Unavailable(Unavailable::Overloaded));
+        }
+        tokio::spawn(job.run(request.operation, request.deadline));
+    }
+
+    async fn drain(&self, limits: Limits) -> usize {
+        let all = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(limits.drain, self.slots.acquire_many(all)).await;
+        limits.in_flight - self.slots.available_permits().min(limits.in_flight)
+    }
+
+    fn parked(&self) -> std::sync::MutexGuard<'_, Parked> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An accepted request. It is always answered: dropped without an answer, by a panic or an abort, it answers that it failed.
+struct Job<B: Backend> {
+    server: Arc<Server<B>>,
+    outbox: Outbox,
+    id: u64,
+    answer: Option<AnswerTo>,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+impl<B: Backend> Job<B> {
+    async fn run(self, operation: Operation, deadline: Monotonic) {
+        if let Operation::Claim(id) = operation {
+            let claimed = self.server.parked().claim(id);
+            return self.complete(claimed.unwrap_or(Outcome::Unavailable(Unavailable::Failed)));
+        }
+        let Some(remaining) = deadline.remaining() else {
+            return self.complete(Outcome::Unavailable(Unavailable::Timeout));
+        };
+        let performed = tokio::time::timeout(remaining, self.server.backend.perform(operation, deadline)).await;
+        self.complete(performed.unwrap_or(Outcome::Unavailable(Unavailable::Timeout)));
+    }
+
+    fn complete(mut self, outcome: Outcome) {
+        self.send(outcome);
+    }
+
+    fn send(&mut self, outcome: Outcome) {
+        let Some(answer) = self.answer.take() else { return };
+        let slot = self.slot.take();
+        match answer {
+            AnswerTo::Caller => match encode(&outcome) {
+                Ok(body) => self.outbox.deliver(pages(self.id, &body), slot),
+                Err(error) => tracing::error!("an answer cannot be encoded: {error}"),
+            },
+            AnswerTo::Resume(ticket) => self.send_completion(ticket, outcome, slot),
+        }
+    }
+
+    fn send_completion(&self, ticket: Ticket, outcome: Outcome, slot: Option<OwnedSemaphorePermit>) {
+        let mut completion = Completion { ticket, result: CompletionResult::Inline(outcome) };
+        let mut message = encode(&completion);
+        if let (Ok(bytes), CompletionResult::Inline(outcome)) = (&message, &completion.result)
+            && bytes.len() > MAX_MESSAGE
+        {
+            let parked = self.server.parked().park(outcome.clone());
+            completion.result = CompletionResult::Parked(parked);
+            message = encode(&completion);
+        }
+        match message {
+            Ok(message) => self.server.completions.deliver(vec![message], slot),
+            Err(error) => tracing::error!("a completion cannot be encoded: {error}"),
+        }
+    }
+}
+
+impl<B: Backend> Drop for Job<B> {
+    fn drop(&mut self) {
+        self.send(Outcome::Unavailable(Unavailable::Failed));
+    }
+}
+
+/// Answers too long for a completion, until a resume worker claims them or nobody does.
+#[derive(Debug, Default)]
+struct Parked {
+    last_id: u64,
+    outcomes: HashMap<u64, Outcome>,
+    expiry: VecDeque<(Instant, u64)>,
+}
+
+impl Parked {
+    fn park(&mut self, outcome: Outcome) -> u64 {
+        let now = Instant::now();
+        while let Some((at, stale)) = self.expiry.front().copied()
+            && now.duration_since(at) > PARKED_FOR
+        {
+            self.expiry.pop_front();
+            self.outcomes.remove(&stale);
+        }
+        self.last_id += 1;
+        self.outcomes.insert(self.last_id, outcome);
+        self.expiry.push_back((now, self.last_id));
+        self.last_id
+    }
+
+    fn claim(&mut self, id: u64) -> Option<Outcome> {
+        self.outcomes.remove(&id)
+    }
+}
+
+/// The sending side of a link: sends at once when there is room, else queues and sends in order as room appears. What is
+/// queued is bounded by the operations under way, whose slots it keeps.
+#[derive(Clone)]
+struct Outbox {
+    link: Arc<AsyncFd<Seqpacket>>,
+    backlog: mpsc::UnboundedSender<Backlog>,
+    queued: Arc<Mutex<usize>>,
+}
+
+struct Backlog {
+    messages: Vec<Vec<u8>>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Outbox {
+    fn new(link: Seqpacket) -> io::Result<Self> {
+        link.set_nonblocking()?;
+        let link = Arc::new(AsyncFd::new(link)?);
+        let (backlog, waiting) = mpsc::unbounded_channel();
+        let queued = Arc::new(Mutex::new(0));
+        tokio::spawn(send_backlog(link.clone(), waiting, queued.clone()));
+        Ok(Self { link, backlog, queued })
+    }
+
+    fn link(&self) -> &AsyncFd<Seqpacket> {
+        &self.link
+    }
+
+    fn deliver(&self, mut messages: Vec<Vec<u8>>, slot: Option<OwnedSemaphorePermit>) {
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        if *queued == 0 {
+            let sent = messages.iter().take_while(|message| self.link.get_ref().send(message).is_ok()).count();
+            messages.drain(..sent);
+        }
+        if !messages.is_empty() && self.backlog.send(Backlog { messages, _slot: slot }).is_ok() {
+            *queued += 1;
+        }
+    }
+}
+
+async fn send_backlog(link: Arc<AsyncFd<Seqpacket>>, mut waiting: mpsc::UnboundedReceiver<Backlog>, queued: Arc<Mutex<usize>>) {
+    while let Some(backlog) = waiting.recv().await {
+        for message in &backlog.messages {
+            if let Err(error) = send_when_writable(&link, message).await {
+                tracing::error!("an answer cannot be sent: {error}");
+            }
+        }
+        *queued.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
+}
+
+async fn send_when_writable(link: &AsyncFd<Seqpacket>, message: &[u8]) -> io::Result<()> {
+    loop {
+        let mut ready = link.writable().await?;
+        match link.get_ref().send(message) {
+            Ok(()) => return Ok(()),
+            Err(SendError::Full) => ready.clear_ready(),
+            Err(SendError::Broken(error)) => return Err(error),
+            Err(SendError::TooLong(_)) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use domain::Aor;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::protocol::{Lookup, decode};
+
+    /// Answers lookups by user name: what each test needs of a backend.
+    struct Scripted;
+
+    impl Backend for Scripted {
+        async fn perform(&self, operation: Operation, _deadline: Monotonic) -> Outcome {
+            let Operation::Lookup(aor, _) = operation else { panic!("not scripted") };
+            match aor.username() {
+                "panic" => panic!("on purpose"),
+                "slow" => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    Outcome::Found(Lookup::NotRegistered)
+                }
+                "long" => Outcome::Rejected(domain::register::Rejection {
+                    status: 500,
+                    reason: "x".repeat(3 * MAX_MESSAGE),
+                    script_code: -1,
+                    headers: Vec::new(),
+                }),
+                _ => Outcome::Found(Lookup::NotRegistered),
+            }
+        }
+    }
+
+    struct Running {
+        near: Vec<Seqpacket>,
+        completions: Seqpacket,
+        stop: std::io::PipeWriter,
+        server: thread::JoinHandle<usize>,
+        metrics: &'static Metrics,
+    }
+
+    fn start(callers: usize, in_flight: usize) -> Running {
+        let metrics: &'static Metrics = Box::leak(Box::default());
+        let (near, far) = (0..callers).map(|_| Seqpacket::pair().expect("a pair")).unzip();
+        let (completions, far_completions) = Seqpacket::pair().expect("a pair");
+        let (stop_reader, stop) = std::io::pipe().expect("a pipe");
+        let server = thread::spawn(move || {
+            let links = Links { callers: far, completions: far_completions, stop: stop_reader.into() };
+            let limits = Limits { in_flight, drain: Duration::from_secs(2) };
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .expect("a runtime")
+                .block_on(serve(links, limits, Arc::new(Scripted), metrics))
+                .expect("served")
+        });
+        Running { near, completions, stop, server, metrics }
+    }
+
+    fn lookup(user: &str) -> Operation {
+        Operation::Lookup(Aor::new(user, "example.com").expect("an AoR"), 1)
+    }
+
+    fn ticket() -> Ticket {
+        Ticket { hash_index: 1, label: 2, route: 3, context: vec![4] }
+    }
+
+    fn completion(link: &Seqpacket) -> Completion {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let soon = Monotonic::now().after(Duration::from_secs(5));
+        let length = link.receive(&mut buffer, Some(soon)).expect("received").expect("in time");
+        decode(&buffer[..length]).expect("a completion")
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_panic_completes_the_call_at_once() {
+        let mut running = start(1, 10);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        assert_eq!(client.call(lookup("panic"), PATIENCE), Outcome::Unavailable(Unavailable::Failed));
+        assert_eq!(client.call(lookup("alice"), PATIENCE), Outcome::Found(Lookup::NotRegistered));
+    }
+
+    #[test]
+    fn an_answer_longer_than_a_message_arrives_whole() {
+        let mut running = start(1, 10);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        let Outcome::Rejected(rejection) = client.call(lookup("long"), PATIENCE) else { panic!("another outcome") };
+        assert_eq!(rejection.reason.len(), 3 * MAX_MESSAGE);
+    }
+
+    #[test]
+    fn a_completion_longer_than_a_message_is_claimed_once() {
+        let mut running = start(1, 10);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        client.submit(lookup("long"), PATIENCE, ticket()).expect("queued");
+        let parked = completion(&running.completions);
+        assert_eq!(parked.ticket, ticket());
+        let CompletionResult::Parked(id) = parked.result else { panic!("not parked") };
+        assert!(matches!(client.call(Operation::Claim(id), PATIENCE), Outcome::Rejected(_)));
+        assert_eq!(client.call(Operation::Claim(id), PATIENCE), Outcome::Unavailable(Unavailable::Failed));
+    }
+
+    #[test]
+    fn more_than_the_limit_are_refused_at_once() {
+        let mut running = start(2, 1);
+        let mut busy = Client::new(running.near.remove(0), running.metrics);
+        busy.submit(lookup("slow"), PATIENCE, ticket()).expect("queued");
+        thread::sleep(Duration::from_millis(50));
+        let mut refused = Client::new(running.near.remove(0), running.metrics);
+        assert_eq!(refused.call(lookup("alice"), PATIENCE), Outcome::Unavailable(Unavailable::Overloaded));
+        completion(&running.completions);
+    }
+
+    #[test]
+    fn an_operation_past_its_deadline_is_cut() {
+        let mut running = start(1, 10);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        client.submit(lookup("slow"), Duration::from_millis(50), ticket()).expect("queued");
+        let CompletionResult::Inline(outcome) = completion(&running.completions).result else { panic!("parked") };
+        assert_eq!(outcome, Outcome::Unavailable(Unavailable::Timeout));
+    }
+
+    #[test]
+    fn the_stop_waits_for_what_is_under_way_and_reads_what_is_queued() {
+        let mut running = start(1, 10);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        for _ in 0..5 {
+            client.submit(lookup("slow"), PATIENCE, ticket()).expect("queued");
+        }
+        drop(running.stop);
+        for _ in 0..5 {
+            let CompletionResult::Inline(outcome) = completion(&running.completions).result else { panic!("parked") };
+            assert_eq!(outcome, Outcome::Found(Lookup::NotRegistered));
+        }
+        assert_eq!(running.server.join().expect("stopped"), 0);
+    }
+
+    #[test]
+    fn completions_are_queued_when_the_resume_workers_are_slow() {
+        let mut running = start(1, 5000);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        for _ in 0..2000 {
+            while client.submit(lookup("alice"), PATIENCE, ticket()).is_err() {
+                thread::yield_now();
+            }
+        }
+        for _ in 0..2000 {
+            completion(&running.completions);
+        }
+    }
+}

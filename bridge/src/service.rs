@@ -1,0 +1,278 @@
+//! What the operations do: domain rules over the store, behind the breaker.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use domain::digest::{Algorithm, Ha1, verify};
+use domain::lookup::{Selection, select};
+use domain::register::{Decision, Policy, Register, decide};
+use domain::{Aor, Binding};
+use store::{Store, StoreConfig, StoreError, Subscriber};
+
+use crate::breaker::{Breaker, State};
+use crate::clock::{self, Monotonic};
+use crate::metrics::{Metrics, count, set};
+use crate::protocol::{AuthRequest, Lookup, Operation, Outcome, Registered, Unavailable, Verdict};
+use crate::server::Backend;
+
+/// AoRs whose hash is equal share a lock; with this many, two that are saved at once hardly ever do.
+const LOCKS: usize = 4096;
+
+/// Longest pause between two attempts to connect.
+const SLOWEST_RECONNECT: Duration = Duration::from_secs(10);
+
+/// What an operator can set of the service.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// Where Cassandra is and how it is used.
+    pub store: StoreConfig,
+    /// The registrar's rules.
+    pub policy: Policy,
+    /// Failures in a row that open the circuit breaker.
+    pub breaker_threshold: u32,
+    /// Pause between two probes of an open breaker, and before the second attempt to connect.
+    pub retry_interval: Duration,
+}
+
+/// The operations over one Cassandra session.
+#[derive(Debug)]
+pub struct Service {
+    config: ServiceConfig,
+    metrics: &'static Metrics,
+    store: OnceLock<Store>,
+    breaker: Mutex<Breaker>,
+    locks: Vec<tokio::sync::Mutex<()>>,
+    hasher: RandomState,
+}
+
+/// Why an operation has no answer of its own.
+type Refused = Unavailable;
+
+impl Service {
+    /// A service that is not connected yet; [`Self::run`] connects it.
+    pub fn new(config: ServiceConfig, metrics: &'static Metrics) -> Self {
+        Self {
+            breaker: Mutex::new(Breaker::new(config.breaker_threshold)),
+            config,
+            metrics,
+            store: OnceLock::new(),
+            locks: std::iter::repeat_with(|| tokio::sync::Mutex::new(())).take(LOCKS).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Connects, retrying with growing pauses, then probes the backend whenever the breaker is open. Never returns.
+    pub async fn run(&self) {
+        self.connect().await;
+        loop {
+            tokio::time::sleep(self.config.retry_interval).await;
+            if self.breaker().state() == State::Open {
+                self.probe().await;
+            }
+        }
+    }
+
+    async fn connect(&self) {
+        let mut pause = self.config.retry_interval;
+        loop {
+            match Store::connect(&self.config.store).await {
+                Ok(store) => {
+                    tracing::info!("connected to Cassandra, keyspace {}", self.config.store.keyspace);
+                    let _ = self.store.set(store);
+                    set(&self.metrics.connected, 1);
+                    return;
+                }
+                Err(error) => tracing::error!("no Cassandra session: {error}; next attempt in {pause:?}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(SLOWEST_RECONNECT);
+        }
+    }
+
+    async fn probe(&self) {
+        let Some(store) = self.store.get() else { return };
+        if store.ping().await.is_ok() {
+            self.change_breaker(Breaker::probe_succeeded);
+        }
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the breaker, and says so when that changes its state.
+    fn change_breaker<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
+        let (before, result, after) = {
+            let mut breaker = self.breaker();
+            let before = breaker.state();
+            let result = change(&mut breaker);
+            (before, result, breaker.state())
+        };
+        if before != after {
+            set(&self.metrics.breaker_state, after.as_metric());
+            match after {
+                State::Open => {
+                    count(&self.metrics.breaker_opened);
+                    tracing::error!("Cassandra does not answer: requests are refused at once until it does");
+                }
+                State::HalfOpen => tracing::info!("Cassandra answers a probe: trying one request at a time"),
+                State::Closed => tracing::info!("Cassandra answers again"),
+            }
+        }
+        result
+    }
+
+    async fn authenticate(&self, store: &Store, request: &AuthRequest) -> Result<Verdict, StoreError> {
+        let subscriber = store.credentials(&request.aor).await?;
+        Ok(self.judge(subscriber.as_ref(), request))
+    }
+
+    /// Compares the response with the subscriber's HA1. An unknown user costs the same computation.
+    fn judge(&self, subscriber: Option<&Subscriber>, request: &AuthRequest) -> Verdict {
+        let algorithm = request.credentials.algorithm;
+        let known = subscriber.filter(|subscriber| subscriber.enabled).and_then(|subscriber| match algorithm {
+            Algorithm::Md5 => subscriber.ha1.as_ref(),
+            Algorithm::Sha256 => subscriber.ha1_sha256.as_ref(),
+            Algorithm::Sha512_256 => None,
+        });
+        let nobody = Ha1::dummy(algorithm);
+        let right = verify(&request.credentials, &request.method, known.unwrap_or(&nobody));
+        let verdict = match (known, right) {
+            (Some(_), true) => Verdict::Accepted,
+            (Some(_), false) => Verdict::WrongPassword,
+            (None, _) => Verdict::UnknownUser,
+        };
+        count(if verdict == Verdict::Accepted { &self.metrics.auth_accepted } else { &self.metrics.auth_refused });
+        verdict
+    }
+
+    async fn save(&self, store: &Store, register: &Register) -> Result<Outcome, StoreError> {
+        let _order = self.lock(&register.aor).await;
+        let existing = store.bindings(&register.aor).await?;
+        self.apply(store, register, &existing).await
+    }
+
+    async fn auth_save(&self, store: &Store, auth: &AuthRequest, register: &Register) -> Result<Outcome, StoreError> {
+        let _order = self.lock(&register.aor).await;
+        let (verdict, existing) = tokio::join!(self.authenticate(store, auth), store.bindings(&register.aor));
+        match verdict? {
+            Verdict::Accepted => self.apply(store, register, &existing?).await,
+            refused => Ok(Outcome::Authenticated(refused)),
+        }
+    }
+
+    /// Decides what the REGISTER changes and writes it, in the caller's order per AoR.
+    async fn apply(&self, store: &Store, register: &Register, existing: &[Binding]) -> Result<Outcome, StoreError> {
+        let now = clock::wall();
+        match decide(existing, register, &self.config.policy, now) {
+            Ok(Decision { saved, writes, current, echo_path }) => {
+                if !writes.is_empty() {
+                    store.write_bindings(&register.aor, &writes, now).await?;
+                }
+                count(&self.metrics.accepted_regs);
+                Ok(Outcome::Saved(Registered { saved, current, echo_path, at: now }))
+            }
+            Err(rejection) => {
+                count(&self.metrics.rejected_regs);
+                Ok(Outcome::Rejected(rejection))
+            }
+        }
+    }
+
+    async fn lookup(&self, store: &Store, aor: &Aor, method: u32) -> Result<Lookup, StoreError> {
+        let found = match select(store.bindings(aor).await?, clock::wall(), method) {
+            Selection::Found(bindings) => Lookup::Bindings(bindings),
+            Selection::NotRegistered => Lookup::NotRegistered,
+            Selection::MethodNotAllowed => Lookup::MethodNotAllowed,
+        };
+        let hit = matches!(found, Lookup::Bindings(_));
+        count(if hit { &self.metrics.lookups_found } else { &self.metrics.lookups_missed });
+        Ok(found)
+    }
+
+    /// Operations on one AoR that write go one after the other.
+    async fn lock(&self, aor: &Aor) -> tokio::sync::MutexGuard<'_, ()> {
+        let index = self.hasher.hash_one(aor) % self.locks.len() as u64;
+        self.locks[usize::try_from(index).unwrap_or_default()].lock().await
+    }
+
+    async fn run_operation(&self, store: &Store, operation: &Operation) -> Result<Outcome, StoreError> {
+        match operation {
+            Operation::Authenticate(request) => self.authenticate(store, request).await.map(Outcome::Authenticated),
+            Operation::Save(register) => self.save(store, register).await,
+            Operation::AuthSave(auth, register) => self.auth_save(store, auth, register).await,
+            Operation::Lookup(aor, method) => self.lookup(store, aor, *method).await.map(Outcome::Found),
+            // The server answers claims itself.
+            Operation::Claim(_) => Ok(Outcome::Unavailable(Unavailable::Failed)),
+            #[cfg(feature = "fault-injection")]
+            Operation::Panic => panic!("on purpose, for a test"),
+        }
+    }
+
+    fn admit(&self, deadline: Monotonic) -> Result<Admission<'_>, Refused> {
+        if !self.change_breaker(Breaker::admit) {
+            count(&self.metrics.breaker_rejected);
+            return Err(Unavailable::BreakerOpen);
+        }
+        Ok(Admission { service: self, deadline, settled: false })
+    }
+}
+
+impl Backend for Service {
+    async fn perform(&self, operation: Operation, deadline: Monotonic) -> Outcome {
+        let Some(store) = self.store.get() else {
+            return Outcome::Unavailable(Unavailable::NotConnected);
+        };
+        let admission = match self.admit(deadline) {
+            Ok(admission) => admission,
+            Err(refused) => return Outcome::Unavailable(refused),
+        };
+        match self.run_operation(store, &operation).await {
+            Ok(outcome) => {
+                admission.succeeded();
+                outcome
+            }
+            Err(error) => {
+                tracing::debug!("an operation failed: {error}");
+                admission.failed();
+                let timeout = matches!(error, StoreError::Timeout);
+                Outcome::Unavailable(if timeout { Unavailable::Timeout } else { Unavailable::Backend })
+            }
+        }
+    }
+}
+
+/// An operation that the breaker admitted. Dropped unsettled at its deadline it is a failure of the backend; earlier, by a
+/// panic, it says nothing.
+struct Admission<'s> {
+    service: &'s Service,
+    deadline: Monotonic,
+    settled: bool,
+}
+
+impl Admission<'_> {
+    fn succeeded(mut self) {
+        self.settled = true;
+        self.service.change_breaker(Breaker::succeeded);
+    }
+
+    fn failed(mut self) {
+        self.settled = true;
+        self.service.change_breaker(Breaker::failed);
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        if self.deadline.remaining().is_none() {
+            self.service.change_breaker(Breaker::failed);
+        } else {
+            self.service.change_breaker(Breaker::abandoned);
+        }
+    }
+}
