@@ -1,0 +1,58 @@
+//! Logging through Kamailio's own logger: its level, its facility, its prefix (with the Call-ID), its engines.
+
+use std::ffi::CString;
+
+use super::{sys, text};
+
+/// Kamailio's log levels that we use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// `L_CRIT`
+    Critical,
+    /// `L_ERR`
+    Error,
+    /// `L_WARN`
+    Warning,
+    /// `L_INFO`
+    Info,
+    /// `L_DBG`
+    Debug,
+}
+
+impl Level {
+    fn raw(self) -> i32 {
+        match self {
+            Self::Critical => sys::L_CRIT,
+            Self::Error => sys::L_ERR,
+            Self::Warning => sys::L_WARN,
+            Self::Info => sys::L_INFO,
+            Self::Debug => sys::L_DBG as i32,
+        }
+    }
+}
+
+/// Whether a line of this level would be written.
+pub(crate) fn enabled(level: Level) -> bool {
+    // SAFETY: reads the process's debug level; main thread (SAFETY.md 2).
+    unsafe { sys::shim_log_enabled(level.raw()) != 0 }
+}
+
+/// Writes one line; `function` is shown before the text. Line breaks and other control characters in the text are
+/// replaced, so that what a SIP peer sent cannot forge a line.
+pub(crate) fn write(level: Level, function: &str, line: &str) {
+    if !enabled(level) {
+        return;
+    }
+    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let function = CString::new(function).unwrap_or_default();
+    // SAFETY: both texts live through the call, which only reads them; main thread (SAFETY.md 2).
+    unsafe { sys::shim_log(level.raw(), function.as_ptr(), clean.as_ptr().cast(), text::length(&clean)) };
+}
+
+macro_rules! log_error {
+    ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Error, $function, &format!($($arg)+)) };
+}
+macro_rules! log_warning {
+    ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Warning, $function, &format!($($arg)+)) };
+}
+pub(crate) use {log_error, log_warning};
