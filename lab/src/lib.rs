@@ -1,1 +1,28 @@
-//! lab
+//! Starts the real servers that the demo, the tests and the benchmarks run against: Cassandra on a JDK, stock Kamailio,
+//! MariaDB for the stock peer, and SIPp for the phones.
+//!
+//! Every server gets a loopback address of its own, a run directory under `target/lab/`, and a log that ends up in the
+//! message of whatever failed. Nothing here sleeps for a fixed time: each wait is for a condition, with a limit.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let cassandra = lab::cassandra::Cassandra::start(lab::cassandra::Options::default())?;
+//! println!("CQL on {}", cassandra.contact_point());
+//! # Ok(()) } // dropping a server stops it
+//! ```
+
+pub mod cassandra;
+pub mod cluster;
+pub mod cpu;
+pub mod kamailio;
+pub mod mariadb;
+pub mod net;
+pub mod process;
+pub mod progress;
+pub mod relay;
+pub mod sipp;
+pub mod tls;
+pub mod wait;
+mod workspace;
+
+pub use workspace::{RunDir, Workspace, workspace};

@@ -24,6 +24,11 @@ impl Args {
         self.0.get(index).map_or("", String::as_str)
     }
 
+    /// How many arguments the call has.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The last argument.
     pub(crate) fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)

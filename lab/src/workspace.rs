@@ -1,0 +1,156 @@
+//! Where things are: the repository, its target directory, and the directories of servers that run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+/// The checkout that this program was built from.
+#[derive(Debug)]
+pub struct Workspace {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+/// The workspace of this program.
+pub fn workspace() -> &'static Workspace {
+    static WORKSPACE: OnceLock<Workspace> = OnceLock::new();
+    WORKSPACE.get_or_init(|| {
+        let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = crate_dir.parent().unwrap_or(crate_dir).to_path_buf();
+        let target = match std::env::var_os("CARGO_TARGET_DIR") {
+            Some(dir) => root.join(dir), // an absolute one replaces the root
+            None => root.join("target"),
+        };
+        Workspace { root, target }
+    })
+}
+
+impl Workspace {
+    /// The directory of the workspace's `Cargo.toml`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Cargo's target directory.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Run directories of servers: `target/lab`.
+    pub fn lab(&self) -> PathBuf {
+        self.target.join("lab")
+    }
+
+    /// Downloaded servers: `target/servers`.
+    pub fn servers(&self) -> PathBuf {
+        self.target.join("servers")
+    }
+
+    /// A SIPp scenario of this repository: `tests/sipp/NAME`.
+    pub fn scenario(&self, name: &str) -> PathBuf {
+        self.root.join("tests/sipp").join(name)
+    }
+
+    /// The operator's tool as `cargo build --release` leaves it.
+    pub fn sipctl(&self) -> PathBuf {
+        self.target.join("release/sipctl")
+    }
+}
+
+/// A directory for one server: its files, its log, its sockets.
+///
+/// Dropping it removes it, unless the thread panics (a test failed), `LAB_KEEP` is set in the environment, or
+/// [`RunDir::keep`] was called.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl RunDir {
+    /// A new directory `target/lab/NAME-PID-N`.
+    pub fn new(name: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        static SWEPT: OnceLock<()> = OnceLock::new();
+        let lab = workspace().lab();
+        SWEPT.get_or_init(|| sweep(&lab));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = lab.join(format!("{name}-{}-{number}", std::process::id()));
+        Self::create(path, std::env::var_os("LAB_KEEP").is_some())
+    }
+
+    /// A directory at a place of the caller's choice that is kept when dropped; what it held before is removed.
+    pub fn at(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::create(path.into(), true)
+    }
+
+    fn create(path: PathBuf, keep: bool) -> Result<Self> {
+        remove_tree(&path).with_context(|| format!("cannot empty {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path, keep })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file in it and returns its path.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Leaves the directory in place when this is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if !self.keep && !std::thread::panicking() {
+            let _ = remove_tree(&self.path); // a leftover is swept by a later run
+        }
+    }
+}
+
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what earlier runs left behind: directories of processes that are gone, a day after their last change.
+/// (Until then they are there to be read: a failed test keeps its directories.)
+fn sweep(lab: &Path) {
+    const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    for entry in fs::read_dir(lab).into_iter().flatten().flatten() {
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > KEPT));
+        if old && owner(&entry.file_name().to_string_lossy()).is_some_and(|pid| !alive(pid)) {
+            let _ = remove_tree(&entry.path());
+        }
+    }
+}
+
+/// The pid in `NAME-PID-N`.
+fn owner(dir: &str) -> Option<u32> {
+    dir.rsplit('-').nth(1)?.parse().ok()
+}
+
+fn alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}

@@ -1,0 +1,76 @@
+//! This process's end of the bridge: made at its first use, after whatever fork it came from.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use bridge::Client;
+use bridge::protocol::{Operation, Outcome, Ticket, Unavailable};
+use bridge::transport::Seqpacket;
+
+use crate::host::message::Message;
+use crate::host::tm::{self, Suspended};
+use crate::host::{process, shared};
+use crate::lifecycle;
+
+type ProcessClient = (u32, Client<'static, &'static Seqpacket>);
+
+thread_local! {
+    // Kept with the pid it was made in: a process forked later must not use its parent's link.
+    static CLIENT: RefCell<Option<ProcessClient>> = const { RefCell::new(None) };
+}
+
+/// Asks for `operation` and waits for the answer, as long as `call_timeout` says.
+pub(crate) fn call(operation: Operation) -> Outcome {
+    with_client(|client, patience| client.call(operation, patience)).unwrap_or_else(Outcome::Unavailable)
+}
+
+/// What became of a request to suspend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Submitted {
+    /// The transaction is suspended and its route will run; or this is a retransmission of such a request.
+    Suspended,
+    /// The transaction cannot be suspended any more, or at all.
+    NotSuspended,
+    /// The request could not be queued; the transaction is not suspended.
+    Unavailable(Unavailable),
+}
+
+/// Suspends the message's transaction and asks for `operation`; the answer, with `context`, continues it in `route`.
+pub(crate) fn submit(message: &mut Message<'_>, operation: Operation, route: i32, context: Vec<u8>) -> Submitted {
+    let transaction = match tm::suspend(message) {
+        Suspended::Yes(transaction) => transaction,
+        Suspended::Retransmission => return Submitted::Suspended,
+        Suspended::No => return Submitted::NotSuspended,
+    };
+    let ticket = Ticket { hash_index: transaction.hash_index, label: transaction.label, route, context };
+    match with_client(|client, patience| client.submit(operation, patience, ticket)).and_then(|queued| queued) {
+        Ok(()) => {
+            if let Some(metrics) = shared::metrics() {
+                bridge::metrics::count(&metrics.suspended);
+            }
+            Submitted::Suspended
+        }
+        Err(reason) => {
+            tm::cancel_suspend(transaction);
+            Submitted::Unavailable(reason)
+        }
+    }
+}
+
+fn with_client<T>(
+    ask: impl FnOnce(&mut Client<'static, &'static Seqpacket>, Duration) -> T,
+) -> Result<T, Unavailable> {
+    let module = lifecycle::module().ok_or(Unavailable::Failed)?;
+    CLIENT.with_borrow_mut(|kept| {
+        let client = match kept {
+            Some((pid, client)) if *pid == process::id() => client,
+            _ => {
+                let link = module.links.get(process::index()).ok_or(Unavailable::Failed)?;
+                let metrics = shared::metrics().ok_or(Unavailable::Failed)?;
+                &mut kept.insert((process::id(), Client::new(link, metrics))).1
+            }
+        };
+        Ok(ask(client, module.config.call_timeout))
+    })
+}

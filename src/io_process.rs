@@ -1,0 +1,86 @@
+//! The I/O process: owns the tokio runtime and the Cassandra session, answers every other process.
+//!
+//! Its main thread is the only one that may use Kamailio's logger, so it does nothing but write the lines that the runtime's
+//! threads send it.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bridge::server::{self, Links};
+use bridge::service::Service;
+use bridge::transport::Seqpacket;
+use bridge::Metrics;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::Config;
+use crate::host::log::{self, Level, log_error};
+use crate::host::{process, shared};
+
+mod lines;
+
+use lines::{Line, Lines};
+
+/// Log lines that wait to be written; more are dropped, since nothing may wait for the log.
+const LINES: usize = 1024;
+
+/// Runs the I/O process until it is told to stop and has drained. `parent` is the main process.
+pub(crate) fn run(config: Config, callers: Vec<Seqpacket>, completions: Seqpacket, parent: i32) {
+    let (sender, lines) = sync_channel(LINES);
+    match start(config, callers, completions, sender) {
+        Ok(runtime) => {
+            write_lines(&lines);
+            runtime.shutdown_background();
+        }
+        Err(error) => log_error!("io", "the I/O process cannot start: {error}"),
+    }
+    if process::orphaned(parent) {
+        process::end_siblings();
+    }
+}
+
+fn start(config: Config, callers: Vec<Seqpacket>, completions: Seqpacket, lines: SyncSender<Line>) -> io::Result<Runtime> {
+    let metrics = shared::metrics().ok_or_else(|| io::Error::other("there is no shared memory"))?;
+    let links = Links { callers, completions, stop: process::stop_signals()? };
+    tracing::subscriber::set_global_default(Lines::new(lines.clone())).map_err(io::Error::other)?;
+    let runtime = process::without_signals(|| {
+        Builder::new_multi_thread().worker_threads(1).thread_name("cassandra-io").enable_all().build()
+    })?;
+    runtime.spawn(serve(config, links, metrics, lines));
+    Ok(runtime)
+}
+
+async fn serve(config: Config, links: Links, metrics: &'static Metrics, lines: SyncSender<Line>) {
+    let service = Arc::new(Service::new(config.service, metrics));
+    let connection = tokio::spawn({
+        let service = service.clone();
+        async move { service.run().await }
+    });
+    let last = match server::serve(links, config.limits, service, metrics).await {
+        Ok(0) => Line::new(Level::Info, "stopped: every accepted operation was completed"),
+        Ok(left) => Line::new(Level::Warning, format!("stopped with {left} operations under way: their callers got no answer")),
+        Err(error) => Line::new(Level::Critical, format!("the I/O process ends: {error}")),
+    };
+    connection.abort();
+    // A full queue must not keep the process alive.
+    let _ = lines.try_send(last);
+    let _ = lines.try_send(Line::end());
+}
+
+/// Writes lines until the last one.
+fn write_lines(lines: &Receiver<Line>) {
+    while let Ok(line) = lines.recv() {
+        process::update_configuration();
+        match line {
+            Line::Write { level, text } => log::write(level, "io", &text),
+            Line::End => return,
+        }
+    }
+}
+
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<OwnedFd>();
+};

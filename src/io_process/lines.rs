@@ -1,0 +1,84 @@
+//! `tracing` events as lines for the main thread to write.
+
+use std::fmt::{self, Write};
+use std::sync::mpsc::SyncSender;
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::host::log::Level;
+
+/// What the main thread of the I/O process is told.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// Write this.
+    Write {
+        /// At this level.
+        level: Level,
+        /// The text.
+        text: String,
+    },
+    /// There will be no more.
+    End,
+}
+
+impl Line {
+    pub(super) fn new(level: Level, text: impl Into<String>) -> Self {
+        Self::Write { level, text: text.into() }
+    }
+
+    pub(super) fn end() -> Self {
+        Self::End
+    }
+}
+
+/// Turns events into lines: our own crates' from debug level on, the driver's warnings and errors.
+#[derive(Debug)]
+pub(super) struct Lines(SyncSender<Line>);
+
+impl Lines {
+    pub(super) fn new(lines: SyncSender<Line>) -> Self {
+        Self(lines)
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let ours = ["bridge", "store", "cassandra", "domain"].iter().any(|name| metadata.target().starts_with(name));
+        let worst = if ours { tracing::Level::DEBUG } else { tracing::Level::WARN };
+        metadata.is_event() && *metadata.level() <= worst
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let level = match *event.metadata().level() {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warning,
+            tracing::Level::INFO => Level::Info,
+            _ => Level::Debug,
+        };
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        let _ = self.0.try_send(Line::new(level, text.0));
+    }
+
+    // Spans are not enabled.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}
