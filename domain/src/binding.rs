@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::uri::SipUri;
+use crate::{Aor, Timestamp};
 
 /// What identifies a binding among those of its AoR: `+sip.instance` with reg-id when the contact has them (RFC 5626
 /// section 6), else the normalised contact URI (RFC 3261 section 19.1.4). Never the Call-ID.
@@ -62,4 +65,102 @@ pub struct Binding {
     pub registered_at: Timestamp,
     /// Write time of the stored row in microseconds since the epoch; 0 for a binding not read from the store.
     pub written_at: i64,
+}
+
+impl BindingKey {
+    /// The key of a contact: instance and reg-id, instance alone, or the normalised URI. A URI that is not SIP stands for
+    /// itself.
+    pub fn for_contact(instance: &str, reg_id: u32, uri: &str) -> Self {
+        Self(match (instance, reg_id) {
+            ("", _) => SipUri::parse(uri).map_or_else(|_| uri.to_owned(), |uri| uri.normalised()),
+            (instance, 0) => format!("instance:{instance}"),
+            (instance, reg_id) => format!("flow:{reg_id}:{instance}"),
+        })
+    }
+
+    /// Whether this names one flow of RFC 5626, which a new REGISTER of it replaces whatever its Call-ID.
+    pub fn is_flow(&self) -> bool {
+        self.0.starts_with("flow:")
+    }
+
+    /// The record-unique id of this binding of `aor`: the same on every node and after every restart.
+    pub fn ruid(&self, aor: &Aor) -> String {
+        let mut hasher = Sha256::new();
+        for part in [aor.username(), "@", aor.domain(), "\0", &self.0] {
+            hasher.update(part.as_bytes());
+        }
+        hasher
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A live binding that has long to go.
+    pub(crate) fn binding(contact: &str) -> Binding {
+        Binding {
+            key: BindingKey::for_contact("", 0, contact),
+            contact: contact.to_owned(),
+            received: String::new(),
+            path: String::new(),
+            q: -1,
+            expires_at: Timestamp(i64::MAX),
+            state: BindingState::Live,
+            call_id: "call".to_owned(),
+            cseq: 1,
+            user_agent: String::new(),
+            methods: 0,
+            cflags: 0,
+            instance: String::new(),
+            reg_id: 0,
+            ruid: String::new(),
+            socket: String::new(),
+            dc: String::new(),
+            registrar: String::new(),
+            registered_at: Timestamp(0),
+            written_at: 0,
+        }
+    }
+
+    #[test]
+    fn a_flow_is_known_by_instance_and_reg_id_whatever_its_uri() {
+        let a = BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@192.0.2.1:5060");
+        assert_eq!(
+            a,
+            BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@192.0.2.2:6060")
+        );
+        assert_ne!(
+            a,
+            BindingKey::for_contact("<urn:uuid:1>", 2, "sip:a@192.0.2.1:5060")
+        );
+        assert_ne!(
+            a,
+            BindingKey::for_contact("<urn:uuid:1>", 0, "sip:a@192.0.2.1:5060")
+        );
+        assert!(a.is_flow());
+    }
+
+    #[test]
+    fn equal_uris_are_one_binding() {
+        let key = |uri| BindingKey::for_contact("", 0, uri);
+        assert_eq!(
+            key("sip:%61@Host;transport=TCP"),
+            key("sip:a@host;Transport=tcp;ob")
+        );
+        assert_ne!(key("sip:a@host"), key("sip:a@host:5060"));
+    }
+
+    #[test]
+    fn the_record_id_depends_on_aor_and_key_alone() {
+        let aor = |name| Aor::new(name, "example.com").expect("an AoR");
+        let key = BindingKey("sip:a@h".to_owned());
+        assert_eq!(key.ruid(&aor("alice")), key.ruid(&aor("alice")));
+        assert_ne!(key.ruid(&aor("alice")), key.ruid(&aor("bob")));
+    }
 }
