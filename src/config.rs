@@ -23,7 +23,6 @@ pub(crate) mod raw {
     pub(crate) static TLS_CA_FILE: Text = Text::unset();
     pub(crate) static TLS_CERT_FILE: Text = Text::unset();
     pub(crate) static TLS_KEY_FILE: Text = Text::unset();
-    pub(crate) static TLS_VERIFY_HOSTNAME: Number = Number::default(1);
     pub(crate) static NODE_NAME: Text = Text::unset();
     pub(crate) static CALL_TIMEOUT: Number = Number::default(500);
     pub(crate) static REQUEST_TIMEOUT: Number = Number::default(200);
@@ -186,14 +185,13 @@ fn login() -> Result<Option<Login>, String> {
 }
 
 fn tls() -> Result<Option<TlsConfig>, String> {
-    let verify_hostname = switch("tls_verify_hostname", &raw::TLS_VERIFY_HOSTNAME)?;
     let cert_file = file("tls_cert_file", &raw::TLS_CERT_FILE)?;
     let key_file = file("tls_key_file", &raw::TLS_KEY_FILE)?;
     if cert_file.is_some() != key_file.is_some() {
         return Err("parameters tls_cert_file and tls_key_file belong together: set both or neither".to_owned());
     }
     match file("tls_ca_file", &raw::TLS_CA_FILE)? {
-        Some(ca_file) => Ok(Some(TlsConfig { ca_file, cert_file, key_file, verify_hostname })),
+        Some(ca_file) => Ok(Some(TlsConfig { ca_file, cert_file, key_file })),
         None if cert_file.is_some() => Err("parameter tls_cert_file is set but tls_ca_file is not: name the CA that signed Cassandra's certificate".to_owned()),
         None => Ok(None),
     }

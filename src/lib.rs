@@ -20,7 +20,9 @@ use std::os::raw::c_int;
 use host::command::{Table, command};
 use host::{command as commands, params, pv, rpc as rpcs, sys};
 
-static COMMANDS: Table<[sys::cmd_export_t; 26]> = Table([
+const COMMAND_COUNT: usize = if cfg!(feature = "fault-injection") { 24 } else { 22 };
+
+static COMMANDS: Table<[sys::cmd_export_t; COMMAND_COUNT]> = Table([
     command!("cassandra_www_authenticate", 2, auth::www_authenticate),
     command!("cassandra_www_authenticate_async", 3, auth::www_authenticate_async, route),
     command!("cassandra_proxy_authenticate", 2, auth::proxy_authenticate),
@@ -47,16 +49,10 @@ static COMMANDS: Table<[sys::cmd_export_t; 26]> = Table([
     command!("cassandra_test_panic", 0, lifecycle::panic_in_command),
     #[cfg(feature = "fault-injection")]
     command!("cassandra_test_io_panic", 0, lifecycle::panic_in_io_process),
-    #[cfg(not(feature = "fault-injection"))]
-    commands::END,
-    #[cfg(not(feature = "fault-injection"))]
-    commands::END,
-    commands::END,
-    commands::END,
     commands::END,
 ]);
 
-static PARAMETERS: Table<[sys::param_export_t; 33]> = Table([
+static PARAMETERS: Table<[sys::param_export_t; 29]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -65,7 +61,6 @@ static PARAMETERS: Table<[sys::param_export_t; 33]> = Table([
     config::raw::TLS_CA_FILE.export(c"tls_ca_file"),
     config::raw::TLS_CERT_FILE.export(c"tls_cert_file"),
     config::raw::TLS_KEY_FILE.export(c"tls_key_file"),
-    config::raw::TLS_VERIFY_HOSTNAME.export(c"tls_verify_hostname"),
     config::raw::NODE_NAME.export(c"node_name"),
     config::raw::CALL_TIMEOUT.export(c"call_timeout"),
     config::raw::REQUEST_TIMEOUT.export(c"request_timeout"),
@@ -86,9 +81,6 @@ static PARAMETERS: Table<[sys::param_export_t; 33]> = Table([
     config::raw::USE_PATH.export(c"use_path"),
     config::raw::PATH_MODE.export(c"path_mode"),
     config::raw::CSEQ_DELAY.export(c"cseq_delay"),
-    params::END,
-    params::END,
-    params::END,
     params::END,
 ]);
 

@@ -1,7 +1,8 @@
 //! Stock Kamailio, from Debian's package, with our module or without.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -130,6 +131,7 @@ pub struct Kamailio {
     process: Managed,
     dir: RunDir,
     address: SocketAddrV4,
+    tcp: bool,
 }
 
 /// A process of Kamailio, as `core.psx` tells.
@@ -162,7 +164,7 @@ impl Memory {
 }
 
 impl Kamailio {
-    /// Starts it and returns when it answers OPTIONS over UDP with anything.
+    /// Starts it and returns when it answers OPTIONS, over UDP and TCP, with anything.
     pub fn start(config: Config) -> Result<Self> {
         let kamailio = Self::launch(&config)?;
         kamailio.wait_until_it_answers()?;
@@ -254,14 +256,15 @@ impl Kamailio {
         Ok(answer["result"].take())
     }
 
-    /// Whether it answers OPTIONS over UDP now.
+    /// Whether it answers OPTIONS now, over UDP and, if it listens there, over TCP.
     pub fn answers(&self) -> bool {
-        ask_options(self.address).is_ok()
+        // TCP last: its main process is the last one that Kamailio forks, so its answer means that all are there.
+        ask_over_udp(self.address).is_ok() && (!self.tcp || ask_over_tcp(self.address).is_ok())
     }
 
-    /// Waits until it answers OPTIONS over UDP.
+    /// Waits until it answers OPTIONS.
     pub fn wait_until_it_answers(&self) -> Result<()> {
-        let what = format!("it to answer OPTIONS on udp {}", self.address);
+        let what = format!("it to answer OPTIONS on {}", self.address);
         self.process.until(&what, START_LIMIT, || self.answers())
     }
 
@@ -305,6 +308,7 @@ impl Kamailio {
             process,
             dir,
             address: SocketAddrV4::new(config.address, config.port),
+            tcp: config.tcp,
         })
     }
 
@@ -461,17 +465,33 @@ fn check_socket_path(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sends OPTIONS over UDP and waits a moment for any answer.
-fn ask_options(to: SocketAddrV4) -> Result<()> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+/// Asks OPTIONS over UDP and waits a moment for any answer.
+fn ask_over_udp(to: SocketAddrV4) -> Result<()> {
     let socket = UdpSocket::bind((*to.ip(), 0))?;
     socket.set_read_timeout(Some(OPTIONS_LIMIT))?;
     socket.connect(to)?;
-    let from = socket.local_addr()?;
-    let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let request = format!(
+    socket.send(options(to, socket.local_addr()?, "UDP").as_bytes())?;
+    socket.recv(&mut [0; 2048])?;
+    Ok(())
+}
+
+/// Asks OPTIONS over TCP and waits a moment for any answer.
+fn ask_over_tcp(to: SocketAddrV4) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to.into(), OPTIONS_LIMIT)?;
+    stream.set_read_timeout(Some(OPTIONS_LIMIT))?;
+    let request = options(to, stream.local_addr()?, "TCP");
+    stream.write_all(request.as_bytes())?;
+    stream.read_exact(&mut [0; 12])?; // "SIP/2.0 200 "
+    Ok(())
+}
+
+fn options(to: SocketAddrV4, from: SocketAddr, transport: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{}-{number}", std::process::id());
+    format!(
         "OPTIONS sip:{to} SIP/2.0\r\n\
-         Via: SIP/2.0/UDP {from};branch=z9hG4bK-{id}\r\n\
+         Via: SIP/2.0/{transport} {from};branch=z9hG4bK-{id}\r\n\
          Max-Forwards: 70\r\n\
          From: <sip:lab@{from}>;tag={id}\r\n\
          To: <sip:{to}>\r\n\
@@ -479,10 +499,7 @@ fn ask_options(to: SocketAddrV4) -> Result<()> {
          CSeq: 1 OPTIONS\r\n\
          Contact: <sip:lab@{from}>\r\n\
          Content-Length: 0\r\n\r\n"
-    );
-    socket.send(request.as_bytes())?;
-    socket.recv(&mut [0; 2048])?;
-    Ok(())
+    )
 }
 
 /// A list of structures; jsonrpcs gives a bare one when there is only one.

@@ -281,7 +281,7 @@ impl Managed {
     ) -> Result<C::Value> {
         wait::until(what, timeout, || {
             if let Some(code) = self.exit()? {
-                bail!("{} has ended with code {code}", self.name);
+                bail!("it has ended with code {code}");
             }
             ready().check()
         })

@@ -1,1 +1,20 @@
-//! store
+//! The Cassandra side: schema, prepared statements, consistency and retry policy.
+//!
+//! Reads and writes are at LOCAL_QUORUM, in the local data centre only. A read that finds too few replicas falls back once
+//! to LOCAL_ONE; an empty answer there is no answer, since that one replica may have missed the write. Every statement is
+//! prepared once per session, marked idempotent, and bounded by the request timeout.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+mod config;
+mod error;
+mod location;
+pub mod schema;
+mod session;
+mod subscriber;
+mod timestamp;
+
+pub use config::{Login, StoreConfig, TlsConfig};
+pub use error::{ConnectError, StoreError};
+pub use session::Store;
+pub use subscriber::Subscriber;

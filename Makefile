@@ -1,0 +1,46 @@
+# Thin wrappers: each target is a line or two that can also be typed by hand.
+
+# rustup's cargo before Debian's; /usr/sbin holds kamailio and is not on everybody's PATH.
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin
+
+LAB := target/release/lab
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test up down bench check deps build clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: deps build ## start everything, register two phones, make a call, show what was stored, stop everything
+	$(LAB) demo
+
+test: deps build ## all the tests, as CI runs them
+	cargo test --workspace --no-fail-fast
+
+up: deps build ## start the demo's servers and leave them running; see target/cluster.env (CASSANDRA_NODES=n)
+	$(LAB) up
+
+down: ## stop what `make up` started
+	@if [ -e target/cluster.json ]; then $(LAB) down; else echo "nothing is up"; fi
+
+bench: deps-bench build ## this system and the stock one side by side: target/bench/
+	cargo bench --workspace --bench '*'
+
+check: ## format and lints; fast, no servers
+	vendor/fetch-headers
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deps: ## install what is missing from Debian, or say what to install
+	@scripts/deps
+
+.PHONY: deps-bench
+deps-bench:
+	@scripts/deps --bench
+
+build: ## the module, sipctl and the lab, optimised: target/release/
+	vendor/fetch-headers
+	cargo build --release --workspace
+
+clean: down ## remove all that was built and downloaded
+	cargo clean

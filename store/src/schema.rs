@@ -1,0 +1,189 @@
+//! The schema as numbered steps, applied in order, each idempotent.
+
+use std::time::Duration;
+
+use scylla::client::session::Session;
+
+use crate::session::{datacentres, open};
+use crate::{ConnectError, StoreConfig};
+
+/// The schema version that this binary writes.
+pub const VERSION: i32 = 1;
+
+/// The row of `schema_version` that holds it.
+const COMPONENT: &str = "sip";
+
+/// Statements may wait for other nodes: far longer than a SIP request can.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Replicas per data centre.
+pub type Replication = Vec<(String, usize)>;
+
+/// The steps to [`VERSION`]; `{ks}` is the keyspace.
+const STEPS: [(i32, &[&str]); 1] = [(
+    1,
+    &[
+        "CREATE TABLE IF NOT EXISTS {ks}.subscriber (domain text, username text, account_id text, enabled boolean, ha1 text, \
+         ha1_sha256 text, max_contacts int, max_calls int, attrs frozen<map<text, text>>, updated_at timestamp, \
+         PRIMARY KEY ((domain, username))) WITH compaction = {'class': 'LeveledCompactionStrategy'}",
+        "CREATE TABLE IF NOT EXISTS {ks}.subscriber_by_account (account_id text, domain text, username text, \
+         PRIMARY KEY ((account_id), domain, username))",
+        "CREATE TABLE IF NOT EXISTS {ks}.alias (domain text, alias text, target_domain text, target_username text, \
+         PRIMARY KEY ((domain, alias)))",
+        "CREATE TABLE IF NOT EXISTS {ks}.domain (domain text PRIMARY KEY, account_id text, enabled boolean)",
+        "CREATE TABLE IF NOT EXISTS {ks}.location (domain text, username text, binding text, contact text, received text, \
+         path text, q smallint, expires_at timestamp, state tinyint, call_id text, cseq bigint, user_agent text, methods int, \
+         cflags int, instance text, reg_id int, ruid text, socket text, dc text, edge text, registrar text, \
+         registered_at timestamp, fmt tinyint, PRIMARY KEY ((domain, username), binding)) \
+         WITH compaction = {'class': 'LeveledCompactionStrategy'} AND gc_grace_seconds = 10800 AND speculative_retry = '95p'",
+        "CREATE TABLE IF NOT EXISTS {ks}.call_event (call_id text, event_id timeuuid, dc text, node text, role text, \
+         event text, from_uri text, to_uri text, r_uri text, code int, reason text, src text, dst text, detail text, \
+         PRIMARY KEY ((call_id), event_id)) WITH default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
+         AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+        "CREATE TABLE IF NOT EXISTS {ks}.call_by_subscriber (domain text, username text, month int, started_at timestamp, \
+         call_id text, direction text, peer text, code int, duration_ms bigint, node text, \
+         PRIMARY KEY ((domain, username, month), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC) \
+         AND default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
+         AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+        "CREATE TABLE IF NOT EXISTS {ks}.call_by_account (account_id text, day date, bucket tinyint, started_at timestamp, \
+         call_id text, caller text, callee text, code int, duration_ms bigint, \
+         PRIMARY KEY ((account_id, day, bucket), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC) \
+         AND default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
+         AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+        "CREATE TABLE IF NOT EXISTS {ks}.active_call (shard smallint, call_id text, dc text, node text, media text, \
+         account_id text, caller text, callee text, state text, started_at timestamp, answered_at timestamp, \
+         updated_at timestamp, PRIMARY KEY ((shard), call_id)) WITH default_time_to_live = 180 AND gc_grace_seconds = 600 \
+         AND compaction = {'class': 'LeveledCompactionStrategy'}",
+    ],
+)];
+
+/// Brings the keyspace to [`VERSION`]: creates what is missing, changes nothing that is there. `replication` defaults to up
+/// to three replicas in every data centre. `progress` is told each step.
+///
+/// # Errors
+/// [`ConnectError`]; running it again goes on where it stopped.
+pub async fn apply(config: &StoreConfig, replication: Option<Replication>, progress: impl Fn(&str)) -> Result<(), ConnectError> {
+    let session = open(&StoreConfig { request_timeout: PATIENCE, local_dc: String::new(), ..config.clone() }).await?;
+    let replication = replication.unwrap_or_else(|| default_replication(&session));
+    check_replication(&session, &replication)?;
+    let keyspace = &config.keyspace;
+    progress(&format!("keyspace {keyspace}, replicas {}", describe(&replication)));
+    run(&session, &create_keyspace(keyspace, &replication)).await?;
+    run(
+        &session,
+        &format!("CREATE TABLE IF NOT EXISTS {keyspace}.schema_version (component text PRIMARY KEY, version int, applied_at timestamp)"),
+    )
+    .await?;
+    let found = read_version(&session, keyspace).await?;
+    for (version, statements) in STEPS.iter().filter(|(version, _)| *version > found) {
+        for statement in *statements {
+            let statement = statement.replace("{ks}", keyspace);
+            progress(statement.split(" (").next().unwrap_or_default());
+            run(&session, &statement).await?;
+        }
+        record_version(&session, keyspace, *version).await?;
+    }
+    progress(&format!("schema version {}", read_version(&session, keyspace).await?));
+    Ok(())
+}
+
+/// Two nodes that apply at once both run idempotent statements; the version only ever grows.
+async fn record_version(session: &Session, keyspace: &str, version: i32) -> Result<(), ConnectError> {
+    let insert = format!(
+        "INSERT INTO {keyspace}.schema_version (component, version, applied_at) VALUES ('{COMPONENT}', {version}, toTimestamp(now())) IF NOT EXISTS"
+    );
+    run(session, &insert).await?;
+    let raise = format!(
+        "UPDATE {keyspace}.schema_version SET version = {version}, applied_at = toTimestamp(now()) WHERE component = '{COMPONENT}' IF version < {version}"
+    );
+    run(session, &raise).await
+}
+
+/// The version that a keyspace has.
+///
+/// # Errors
+/// [`ConnectError::NoKeyspace`] and whatever the session says.
+pub async fn version(config: &StoreConfig) -> Result<i32, ConnectError> {
+    let session = open(&StoreConfig { request_timeout: PATIENCE, ..config.clone() }).await?;
+    check_keyspace(&session, &config.keyspace).await?;
+    read_version(&session, &config.keyspace).await
+}
+
+/// Refuses a keyspace that lacks what this binary needs. A newer schema is fine: it is read and written as the old one.
+pub(crate) async fn check_version(session: &Session, keyspace: &str) -> Result<(), ConnectError> {
+    check_keyspace(session, keyspace).await?;
+    let found = read_version(session, keyspace).await.unwrap_or(0);
+    if found < VERSION {
+        return Err(ConnectError::SchemaTooOld { keyspace: keyspace.to_owned(), found, needed: VERSION });
+    }
+    if found > VERSION {
+        tracing::warn!("schema version {found} is newer than this module's {VERSION}: reading what is known, writing the old format");
+    }
+    Ok(())
+}
+
+async fn check_keyspace(session: &Session, keyspace: &str) -> Result<(), ConnectError> {
+    let query = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let found = session.query_unpaged(query, (keyspace,)).await?.into_rows_result();
+    match found {
+        Ok(rows) if rows.rows_num() > 0 => Ok(()),
+        _ => Err(ConnectError::NoKeyspace(keyspace.to_owned())),
+    }
+}
+
+async fn read_version(session: &Session, keyspace: &str) -> Result<i32, ConnectError> {
+    let query = format!("SELECT version FROM {keyspace}.schema_version WHERE component = '{COMPONENT}'");
+    let rows = session.query_unpaged(query, ()).await?.into_rows_result().map_err(|error| ConnectError::Statement(error.to_string()))?;
+    let row = rows.maybe_first_row::<(i32,)>().map_err(|error| ConnectError::Statement(error.to_string()))?;
+    Ok(row.map_or(0, |(version,)| version))
+}
+
+/// Runs one statement; the driver waits until all nodes agree on the schema.
+async fn run(session: &Session, statement: &str) -> Result<(), ConnectError> {
+    session.query_unpaged(statement, ()).await?;
+    Ok(())
+}
+
+fn default_replication(session: &Session) -> Replication {
+    let state = session.get_cluster_state();
+    let nodes_of = |dc: &str| state.get_nodes_info().iter().filter(|node| node.datacenter.as_deref() == Some(dc)).count();
+    datacentres(session).into_iter().map(|dc| { let replicas = nodes_of(&dc).min(3); (dc, replicas) }).collect()
+}
+
+fn check_replication(session: &Session, replication: &Replication) -> Result<(), ConnectError> {
+    let known = datacentres(session);
+    match replication.iter().find(|(dc, _)| !known.contains(dc)) {
+        Some((wanted, _)) => Err(ConnectError::UnknownDatacentre { wanted: wanted.clone(), known: known.join(", ") }),
+        None => Ok(()),
+    }
+}
+
+fn create_keyspace(keyspace: &str, replication: &Replication) -> String {
+    let replicas: Vec<String> = replication.iter().map(|(dc, count)| format!("'{dc}': {count}")).collect();
+    format!(
+        "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', {}}} AND durable_writes = true",
+        replicas.join(", ")
+    )
+}
+
+fn describe(replication: &Replication) -> String {
+    let parts: Vec<String> = replication.iter().map(|(dc, count)| format!("{dc}={count}")).collect();
+    parts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keyspace_is_replicated_by_data_centre() {
+        let cql = create_keyspace("sip", &vec![("dc1".to_owned(), 3), ("dc2".to_owned(), 2)]);
+        assert!(cql.contains("'class': 'NetworkTopologyStrategy', 'dc1': 3, 'dc2': 2"), "{cql}");
+    }
+
+    #[test]
+    fn the_steps_end_at_the_version_and_are_idempotent() {
+        assert_eq!(STEPS.last().map(|(version, _)| *version), Some(VERSION));
+        assert!(STEPS.iter().flat_map(|(_, statements)| *statements).all(|statement| statement.contains("IF NOT EXISTS {ks}.")));
+    }
+}
