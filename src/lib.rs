@@ -116,7 +116,7 @@ unsafe extern "C" fn child_init(rank: c_int) -> c_int {
 
 /// The module's description: what the loader looks for.
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, private_interfaces)]
 pub static exports: Table<sys::module_exports_t> = Table(sys::module_exports_t {
     name: c"cassandra".as_ptr().cast_mut(),
     dlflags: 0,
@@ -132,10 +132,10 @@ pub static exports: Table<sys::module_exports_t> = Table(sys::module_exports_t {
 
 /// The loader compares this with its own version string.
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, private_interfaces)]
 pub static module_version: Table<*const c_char> = Table(concat!(env!("KAMAILIO_FULL_VERSION"), "\0").as_ptr().cast());
 
 /// The loader compares this with its own compile flags.
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, private_interfaces)]
 pub static module_flags: Table<*const c_char> = Table(concat!(env!("KAMAILIO_FLAGS"), "\0").as_ptr().cast());

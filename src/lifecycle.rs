@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::host::log::log_error;
 use crate::host::process::{self, Forked, Rank};
 use crate::host::{self, shared};
-use crate::{bridge_client, io_process, outcome};
+use crate::{io_process, outcome};
 
 /// What every process of the server inherits.
 #[derive(Debug)]
@@ -147,9 +147,6 @@ pub(crate) fn panic_in_command(_: &mut host::message::Message<'_>, _: &host::com
 /// `cassandra_test_io_panic()`: panics in the I/O process while this worker waits.
 #[cfg(feature = "fault-injection")]
 pub(crate) fn panic_in_io_process(message: &mut host::message::Message<'_>, _: &host::command::Args) -> i32 {
-    let answer = bridge_client::call(bridge::protocol::Operation::Panic);
+    let answer = crate::bridge_client::call(bridge::protocol::Operation::Panic);
     outcome::apply(message, &outcome::Apply::Nothing, answer)
 }
-
-#[cfg(not(feature = "fault-injection"))]
-use bridge_client as _;

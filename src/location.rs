@@ -11,7 +11,7 @@ use crate::host::command::{Args, ScriptCode};
 use crate::host::log::log_error;
 use crate::host::message::{Header, Malformed, Message};
 use crate::host::reply;
-use crate::outcome::{Apply, ask, ask_async, finish};
+use crate::outcome::{Apply, REGISTER_REFUSED, ask, ask_async, finish};
 
 /// `save()` flag: do not answer.
 const NO_REPLY: u32 = 0x02;
@@ -23,7 +23,7 @@ const REPLACE: u32 = 0x04;
 /// Codes: 1 inserted, 2 updated, 3 removed, 4 listed; -1 refused, -2 too many contacts (both answered); -10 backend
 /// unavailable: nothing is stored and nothing answered.
 pub(crate) fn save(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    match prepare_save(message, args.text(1), args.text(2)) {
+    match prepare_save(message, args.text(1), args.text(2), code::ERROR) {
         Ok((register, reply)) => ask(message, Operation::Save(register), &Apply::Save { auth: None, reply }),
         Err(result) => finish(result, None),
     }
@@ -33,7 +33,7 @@ pub(crate) fn save(message: &mut Message<'_>, args: &Args) -> ScriptCode {
 pub(crate) fn save_async(message: &mut Message<'_>, args: &Args) -> ScriptCode {
     let flags = if args.count() > 2 { args.text(1) } else { "" };
     let uri = if args.count() > 3 { args.text(2) } else { "" };
-    match prepare_save(message, flags, uri) {
+    match prepare_save(message, flags, uri, code::ERROR) {
         Ok((register, reply)) => {
             ask_async(message, Operation::Save(register), &Apply::Save { auth: None, reply }, args.last())
         }
@@ -42,7 +42,10 @@ pub(crate) fn save_async(message: &mut Message<'_>, args: &Args) -> ScriptCode {
 }
 
 /// `cassandra_auth_save(realm[, flags])`: checks the credentials of a REGISTER, that they are the To user's own, and saves,
-/// in one trip. Codes of `cassandra_auth_check` and `cassandra_save`.
+/// in one trip.
+///
+/// Codes of `cassandra_auth_check` (nothing answered), then 1 to 4 of `cassandra_save`; -11 refused by the registrar, -12 too
+/// many contacts (both answered).
 pub(crate) fn auth_save(message: &mut Message<'_>, args: &Args) -> ScriptCode {
     match prepare_auth_save(message, args.text(0), args.text(1)) {
         Ok((operation, how)) => ask(message, operation, &how),
@@ -91,15 +94,15 @@ fn prepare_lookup(message: &Message<'_>, uri: &str) -> Result<Operation, ScriptC
 
 fn prepare_auth_save(message: &mut Message<'_>, realm: &str, flags: &str) -> Result<(Operation, Apply), ScriptCode> {
     let (auth, _) = credentials(message, realm, Scheme::Www)?;
-    let (register, reply) = prepare_save(message, flags, "")?;
+    let (register, reply) = prepare_save(message, flags, "", REGISTER_REFUSED)?;
     if register.aor.username() != auth.aor.username() {
         return Err(code::USER_MISMATCH);
     }
     Ok((Operation::AuthSave(auth, register), Apply::Save { auth: Some(realm.to_owned()), reply }))
 }
 
-/// The REGISTER as data, and whether to answer it. What cannot be one is answered 400 here.
-fn prepare_save(message: &mut Message<'_>, flags: &str, uri: &str) -> Result<(Register, bool), ScriptCode> {
+/// The REGISTER as data, and whether to answer it. What cannot be one is answered 400 here, and `refused` to the script.
+fn prepare_save(message: &mut Message<'_>, flags: &str, uri: &str, refused: ScriptCode) -> Result<(Register, bool), ScriptCode> {
     let flags = parse_flags(flags).map_err(|sentence| {
         log_error!("save", "{sentence}");
         code::ERROR
@@ -112,7 +115,7 @@ fn prepare_save(message: &mut Message<'_>, flags: &str, uri: &str) -> Result<(Re
                 reply::send(message, 400, "Bad Request");
             }
             log_error!("save", "the REGISTER is malformed: {reason}");
-            Err(code::ERROR)
+            Err(refused)
         }
     }
 }

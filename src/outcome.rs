@@ -23,11 +23,16 @@ use crate::variables;
 /// Backend unavailable: nothing is known. Never confused with "no such user" or "not registered".
 pub(crate) const UNAVAILABLE: ScriptCode = -10;
 
+/// `cassandra_auth_save`: the registrar refused the REGISTER and answered it. `-1` and `-2` are the credentials' codes there.
+pub(crate) const REGISTER_REFUSED: ScriptCode = -11;
+/// `cassandra_auth_save`: too many contacts; answered.
+pub(crate) const TOO_MANY_CONTACTS: ScriptCode = -12;
+
 /// How an answer is applied to its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Apply {
     /// Only the return code matters.
-    #[cfg_attr(not(feature = "fault-injection"), expect(dead_code, reason = "the fault tests' commands have no other effect"))]
+    #[cfg(feature = "fault-injection")]
     Nothing,
     /// Credentials for this realm were checked.
     Auth {
@@ -167,7 +172,11 @@ fn apply_rejection(message: &mut Message<'_>, how: &Apply, rejection: &Rejection
         }
         reply::send(message, rejection.status, &rejection.reason);
     }
-    rejection.script_code
+    match (how, rejection.script_code) {
+        (Apply::Save { auth: Some(_), .. }, -2) => TOO_MANY_CONTACTS,
+        (Apply::Save { auth: Some(_), .. }, _) => REGISTER_REFUSED,
+        (_, plain) => plain,
+    }
 }
 
 fn apply_lookup(message: &mut Message<'_>, found: Lookup) -> ScriptCode {

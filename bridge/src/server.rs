@@ -66,7 +66,7 @@ pub async fn serve<B: Backend>(links: Links, limits: Limits, backend: Arc<B>, me
         let outbox = Outbox::new(caller)?;
         readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox))));
     }
-    let stop = AsyncFd::with_interest(links.stop, Interest::READABLE)?;
+    let stop = watch(links.stop, Interest::READABLE)?;
     let _ = stop.readable().await?;
     for (outbox, reader) in readers {
         reader.abort();
@@ -242,7 +242,7 @@ struct Backlog {
 impl Outbox {
     fn new(link: Seqpacket) -> io::Result<Self> {
         link.set_nonblocking()?;
-        let link = Arc::new(AsyncFd::new(link)?);
+        let link = Arc::new(watch(link, Interest::READABLE.add(Interest::WRITABLE))?);
         let (backlog, waiting) = mpsc::unbounded_channel();
         let queued = Arc::new(Mutex::new(0));
         tokio::spawn(send_backlog(link.clone(), waiting, queued.clone()));
@@ -263,6 +263,12 @@ impl Outbox {
             *queued += 1;
         }
     }
+}
+
+/// Has the event loop watch a descriptor, which lives as long as the result: it is owned by it.
+#[expect(deprecated, reason = "its successor is unsafe for types that can change their descriptor; ours never do")]
+fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, interest)
 }
 
 async fn send_backlog(link: Arc<AsyncFd<Seqpacket>>, mut waiting: mpsc::UnboundedReceiver<Backlog>, queued: Arc<Mutex<usize>>) {

@@ -24,8 +24,8 @@ impl Level {
         match self {
             Self::Critical => sys::L_CRIT,
             Self::Error => sys::L_ERR,
-            Self::Warning => sys::L_WARN,
-            Self::Info => sys::L_INFO,
+            Self::Warning => sys::L_WARN as i32,
+            Self::Info => sys::L_INFO as i32,
             Self::Debug => sys::L_DBG as i32,
         }
     }

@@ -239,7 +239,7 @@ impl Message<'_> {
             if !binding.instance.is_empty() {
                 check(sys::set_instance(self.raw, &mut text::lent(&binding.instance)), "the instance is refused")?;
             }
-            (*self.raw).reg_id = i32::try_from(binding.reg_id).unwrap_or_default();
+            (*self.raw).reg_id = binding.reg_id;
             check(sys::set_ruid(self.raw, &mut text::lent(&binding.ruid)), "the record id is refused")?;
             if !binding.user_agent.is_empty() {
                 check(sys::set_ua(self.raw, &mut text::lent(&binding.user_agent)), "the user agent is refused")?;

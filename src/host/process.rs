@@ -91,12 +91,6 @@ pub(crate) fn orphaned(parent: i32) -> bool {
     unsafe { libc::getppid() != parent }
 }
 
-/// The process that forked us.
-pub(crate) fn parent() -> i32 {
-    // SAFETY: no arguments, cannot fail.
-    unsafe { libc::getppid() }
-}
-
 /// Ends every other process of this server, whose main process is gone: it would have.
 pub(crate) fn end_siblings() {
     // SAFETY: reads the process table in shared memory.

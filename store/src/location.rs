@@ -10,7 +10,7 @@ use crate::error::malformed;
 use crate::{Store, StoreError};
 
 /// Seconds that a row outlives its binding: covers clock skew and late refreshes.
-pub const GRACE: u32 = 60;
+pub(crate) const GRACE: u32 = 60;
 
 /// Version of the row's format.
 const FORMAT: i8 = 1;
