@@ -14,7 +14,7 @@ help: ## this list
 demo: deps build ## start everything, register two phones, make a call, show what was stored, stop everything
 	$(LAB) demo
 
-test: deps build ## all the tests, as CI runs them
+test: deps-all build ## all the tests, as CI runs them
 	cargo test --workspace --no-fail-fast
 
 up: deps build ## start the demo's servers and leave them running; see target/cluster.env (CASSANDRA_NODES=n)
@@ -23,7 +23,7 @@ up: deps build ## start the demo's servers and leave them running; see target/cl
 down: ## stop what `make up` started
 	@if [ -e target/cluster.json ]; then $(LAB) down; else echo "nothing is up"; fi
 
-bench: deps-bench build ## this system and the stock one side by side: target/bench/
+bench: deps-all build ## this system and the stock one side by side: target/bench/
 	cargo bench --workspace --bench '*'
 
 check: ## format and lints; fast, no servers
@@ -34,9 +34,9 @@ check: ## format and lints; fast, no servers
 deps: ## install what is missing from Debian, or say what to install
 	@scripts/deps
 
-.PHONY: deps-bench
-deps-bench:
-	@scripts/deps --bench
+.PHONY: deps-all
+deps-all:
+	@scripts/deps --all
 
 build: ## the module, sipctl and the lab, optimised: target/release/
 	vendor/fetch-headers

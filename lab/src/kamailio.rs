@@ -21,6 +21,8 @@ const FAILURE_LIMIT: Duration = Duration::from_secs(30);
 const RPC_LIMIT: Duration = Duration::from_secs(10);
 const OPTIONS_LIMIT: Duration = Duration::from_millis(200);
 const LARGEST_DATAGRAM: usize = 65_535;
+/// jsonrpcs makes it there unless told otherwise.
+const RPC_SOCKET: &str = "kamailio_rpc.sock";
 /// The kernel's limit for the path of a Unix socket.
 const LONGEST_SOCKET_PATH: usize = 107;
 
@@ -59,8 +61,9 @@ impl From<PathBuf> for Cfg {
 
 /// How a Kamailio is to be started; see [`Config::new`].
 ///
-/// The script must load `jsonrpcs.so` for [`Kamailio::rpc`] (its default Unix socket in the run directory is used), and
-/// `kex.so` for [`Kamailio::memory`]. It gives no `listen`: the address comes from here.
+/// The script must load `jsonrpcs.so` for [`Kamailio::rpc`], with its Unix datagram socket where it is by default, and `kex.so`
+/// for [`Kamailio::memory`]. It needs no `listen` and no `children`; one that takes them from its environment finds them in
+/// `SIP_ADDR` and `WORKERS`, and the socket's path in `RPC_SOCKET`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The script.
@@ -115,6 +118,12 @@ impl Config {
     /// Adds a pre-processor define.
     pub fn define(mut self, name: &str, value: impl ToString) -> Self {
         self.defines.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.push((name.to_owned(), value.to_string()));
         self
     }
 
@@ -315,7 +324,7 @@ impl Kamailio {
     /// One datagram there, one back, over the Unix socket of jsonrpcs.
     fn exchange(&self, request: &str) -> Result<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = self.dir.join("kamailio_rpc.sock");
+        let server = self.dir.join(RPC_SOCKET);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let ours = Unlinked(self.dir.join(&format!("ask-{}-{number}.sock", std::process::id())));
         check_socket_path(&ours.0)?;
@@ -408,6 +417,10 @@ fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
         };
         command = command.args(["-A", &define]);
     }
+    command = command
+        .env("SIP_ADDR", &listen)
+        .env("WORKERS", config.workers.to_string())
+        .env("RPC_SOCKET", dir.join(RPC_SOCKET));
     for (name, value) in &config.env {
         command = command.env(name, value);
     }

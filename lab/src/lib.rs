@@ -25,4 +25,4 @@ pub mod tls;
 pub mod wait;
 mod workspace;
 
-pub use workspace::{RunDir, Workspace, workspace};
+pub use workspace::{FileLock, RunDir, Workspace, workspace};

@@ -1,4 +1,5 @@
-//! The command line of the lab.
+//! The lab's command line; `make` calls it.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,27 +7,47 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lab::cassandra::{Cassandra, Options};
+use lab::cluster::{self, Plan};
+use lab::progress::step;
 use lab::wait;
 
-/// Starts the real servers of the demo, the tests and the benchmarks.
-#[derive(Parser)]
+/// Start the real servers of the demo, the tests and the benchmarks.
+#[derive(Debug, Parser)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Fetch everything that is not in Debian
+    /// Fetch what does not come from Debian
     Install,
-    /// Run one Cassandra in the foreground; Ctrl-C stops it
-    Cassandra,
+    /// Run one Cassandra in the foreground; prints its address:port, and Ctrl-C stops it
+    Cassandra {
+        /// Passwords and permissions; the superuser is cassandra/cassandra
+        #[arg(long)]
+        auth: bool,
+    },
+    /// Start the cluster and leave it running; target/cluster.env tells where
+    Up {
+        /// How many Cassandra nodes
+        #[arg(long, env = "CASSANDRA_NODES", default_value_t = 1)]
+        cassandra_nodes: usize,
+    },
+    /// Stop what `up` has left running
+    Down,
+    /// Start everything, register two phones, make a call, show what was stored, stop everything
+    Demo,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match wait::catch_ctrl_c().and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if wait::interrupted() => {
+            eprintln!("interrupted; everything that was started is stopped");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -37,22 +58,24 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Install => Cassandra::install().map(drop),
-        Command::Cassandra => cassandra(),
+        Command::Cassandra { auth } => run_cassandra(auth),
+        Command::Up { cassandra_nodes } => cluster::up(cassandra_nodes),
+        Command::Down => cluster::down(),
+        Command::Demo => cluster::demo(&Plan::default()),
     }
 }
 
-fn cassandra() -> Result<()> {
+fn run_cassandra(auth: bool) -> Result<()> {
     Cassandra::install()?;
-    let node = lab::progress::step("Cassandra answers CQL", || {
-        Cassandra::start(Options::default())
-    })?;
+    let options = Options {
+        auth,
+        ..Options::default()
+    };
+    let node = step("Cassandra answers CQL", || Cassandra::start(options))?;
     println!("{}", node.contact_point());
-    wait_for_ctrl_c(&node)
-}
-
-fn wait_for_ctrl_c(node: &Cassandra) -> Result<()> {
-    while !wait::interrupted() && node.process().is_running() {
-        std::thread::sleep(Duration::from_millis(100));
+    // Ctrl-C ends the wait with an error, as it should; that is how this command succeeds.
+    match node.process().until("Ctrl-C", Duration::MAX, || false) {
+        Err(_) if wait::interrupted() => Ok(()),
+        other => other,
     }
-    Ok(())
 }

@@ -105,7 +105,7 @@ impl MariaDb {
             .args([&format!("--user={NAME}"), &format!("--password={NAME}"), NAME])
             .stdin(Stdio::from(std::fs::File::open(&script)?))
             .output()
-            .context("Debian's mariadb-client is needed: run `scripts/deps --bench`")?;
+            .context("Debian's mariadb-client is needed: run `scripts/deps --all`")?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr).into_owned();
             bail!("{}", self.process.failure(error.trim()));
@@ -161,7 +161,7 @@ fn make_data_directory(dir: &RunDir) -> Result<()> {
         install = install.arg(user);
     }
     process::run(install, INSTALL_LIMIT)
-        .context("MariaDB could not make its data directory; `scripts/deps --bench` installs it")?;
+        .context("MariaDB could not make its data directory; `scripts/deps --all` installs it")?;
     Ok(())
 }
 
@@ -189,7 +189,7 @@ fn spawn(dir: &RunDir, options: &Options) -> Result<Managed> {
     }
     server
         .start()
-        .context("MariaDB is needed: run `scripts/deps --bench`")
+        .context("MariaDB is needed: run `scripts/deps --all`")
 }
 
 /// MariaDB refuses to run as root unless told to.

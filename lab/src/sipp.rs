@@ -463,6 +463,23 @@ impl Report {
         self.successful as f64 / self.elapsed.as_secs_f64()
     }
 
+    /// The messages as a ladder, one line each: `--> INVITE sip:bob@example.com`, `<-- 180 Ringing`. Empty when not traced.
+    pub fn ladder(&self) -> Vec<String> {
+        let mut arrow = None;
+        let mut ladder = Vec::new();
+        for line in self.messages.lines().filter(|line| !line.is_empty()) {
+            if let Some(arrow) = arrow.take() {
+                let text = line.trim_end_matches(" SIP/2.0");
+                ladder.push(format!("{arrow} {}", text.trim_start_matches("SIP/2.0 ")));
+            } else if line.contains(" message sent ") {
+                arrow = Some("-->");
+            } else if line.contains(" message received ") {
+                arrow = Some("<--");
+            }
+        }
+        ladder
+    }
+
     fn describe(&self, what: &str) -> String {
         let asked = self.expected.map_or("any number of".to_owned(), |calls| calls.to_string());
         let mut text = format!(

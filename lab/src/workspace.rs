@@ -1,11 +1,15 @@
 //! Where things are: the repository, its target directory, and the directories of servers that run.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::fs::FlockOperation;
+
+use crate::wait;
 
 /// The checkout that this program was built from.
 #[derive(Debug)]
@@ -124,6 +128,26 @@ impl Drop for RunDir {
     }
 }
 
+/// Something that one process at a time may do, on this machine; dropping it lets the next one.
+#[derive(Debug)]
+pub struct FileLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+
+impl FileLock {
+    /// Waits until this process alone holds the lock file. `what` completes "waiting for another process to ...".
+    pub fn take(path: &Path, what: &str, limit: Duration) -> Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let file =
+            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let waiting = format!("another process to {what} (lock {})", path.display());
+        wait::until(&waiting, limit, || {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        })?;
+        Ok(Self(file))
+    }
+}
+
 fn remove_tree(path: &Path) -> std::io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -134,7 +158,7 @@ fn remove_tree(path: &Path) -> std::io::Result<()> {
 /// Removes what earlier runs left behind: directories of processes that are gone, a day after their last change.
 /// (Until then they are there to be read: a failed test keeps its directories.)
 fn sweep(lab: &Path) {
-    const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    const KEPT: Duration = Duration::from_secs(24 * 3600);
     for entry in fs::read_dir(lab).into_iter().flatten().flatten() {
         let old = entry
             .metadata()

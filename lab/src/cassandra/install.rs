@@ -1,15 +1,14 @@
 //! Cassandra's jars from Maven Central, once per version.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::FlockOperation;
 
 use super::Version;
 use crate::process::Spawn;
-use crate::{progress, wait, workspace};
+use crate::{FileLock, progress, wait, workspace};
 
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(900);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -23,9 +22,8 @@ pub(super) fn install(version: Version) -> Result<PathBuf> {
     if home.exists() {
         return Ok(home);
     }
-    fs::create_dir_all(&servers)
-        .with_context(|| format!("cannot create {}", servers.display()))?;
-    let _lock = lock(&servers.join(format!("{name}.lock")))?;
+    let lock = servers.join(format!("{name}.lock"));
+    let _lock = FileLock::take(&lock, "finish its download", DOWNLOAD_LIMIT)?;
     if home.exists() {
         return Ok(home); // somebody else has just done it
     }
@@ -82,19 +80,6 @@ fn run_maven(pom: &Path, out: &Path) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Waits until this process alone holds the lock file; closing it lets go.
-fn lock(path: &Path) -> Result<File> {
-    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    let what = format!(
-        "another process to finish its download ({})",
-        path.display()
-    );
-    wait::until(&what, DOWNLOAD_LIMIT, || {
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-    })?;
-    Ok(file)
 }
 
 fn pom_xml(version: &str) -> String {

@@ -297,7 +297,7 @@ pub fn datacenters(dcs: &[(&str, usize)], options: &Options) -> Result<Vec<Cassa
 }
 
 /// Waits until every node counts every node as up.
-fn wait_until_all_see_all(nodes: &[Cassandra]) -> Result<()> {
+pub(crate) fn wait_until_all_see_all(nodes: &[Cassandra]) -> Result<()> {
     if nodes.len() < 2 {
         return Ok(());
     }

@@ -1,0 +1,149 @@
+//! What the suites share: one Cassandra with the schema and some subscribers, and Kamailio on top.
+#![allow(dead_code, unreachable_pub, reason = "each suite uses a part")]
+
+use std::io::Write;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lab::cassandra::{Cassandra, Options};
+use lab::kamailio::{Config, Kamailio};
+use lab::sipp::{Report, Sipp};
+use lab::{wait, workspace};
+use libtest_mimic::{Arguments, Trial};
+
+pub const DOMAIN: &str = "example.com";
+pub const PASSWORD: &str = "correct horse";
+
+/// A test of a suite.
+pub type Test = fn(&Site) -> Result<()>;
+
+/// The servers of one suite.
+pub struct Site {
+    pub cassandra: std::sync::Mutex<Cassandra>,
+    contact_point: String,
+}
+
+/// Starts the servers, runs the tests one after the other, stops the servers.
+pub fn suite(users: &[&str], tests: &[(&'static str, Test)]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if arguments.list {
+        let names = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
+        return libtest_mimic::run(&arguments, names).exit_code();
+    }
+    let site = match Site::start(users) {
+        Ok(site) => Arc::new(site),
+        Err(error) => {
+            eprintln!("the servers do not start: {error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = tests
+        .iter()
+        .map(|(name, test)| {
+            let (site, test) = (site.clone(), *test);
+            Trial::test(*name, move || test(&site).map_err(|error| format!("{error:?}").into()))
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+impl Site {
+    fn start(users: &[&str]) -> Result<Self> {
+        Cassandra::install()?;
+        let cassandra = Cassandra::start(Options::default())?;
+        let site = Self { contact_point: cassandra.contact_point(), cassandra: cassandra.into() };
+        site.sipctl(&["schema", "apply"], "")?;
+        for user in users {
+            let aor = format!("{user}@{DOMAIN}");
+            site.sipctl(&["subscriber", "add", &aor, "--password-stdin"], PASSWORD)?;
+        }
+        Ok(site)
+    }
+
+    /// Runs sipctl and returns what it prints.
+    pub fn sipctl(&self, args: &[&str], input: &str) -> Result<String> {
+        let mut child = Command::new(workspace().sipctl())
+            .args(args)
+            .env("CASSANDRA_CONTACT_POINTS", &self.contact_point)
+            .env("CASSANDRA_LOCAL_DC", "dc1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("sipctl does not start: run `make build`")?;
+        child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("sipctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The all-in-one configuration over this Cassandra, not started yet.
+    pub fn all_in_one(&self) -> Config {
+        self.on_cassandra(Config::new(workspace().root().join("kamailio-cfg/all-in-one.cfg")))
+    }
+
+    /// The same routing with plain functions.
+    pub fn plain(&self) -> Config {
+        self.on_cassandra(Config::new(workspace().root().join("tests/cfg/plain.cfg")))
+    }
+
+    fn on_cassandra(&self, mut config: Config) -> Config {
+        for (name, value) in [
+            ("CASSANDRA_CONTACT_POINTS", self.contact_point.clone()),
+            ("CASSANDRA_LOCAL_DC", "dc1".to_owned()),
+            ("SIP_DOMAIN", DOMAIN.to_owned()),
+            ("SIP_ADDR", format!("{}:{}", config.address, config.port)),
+        ] {
+            config.env.push((name.to_owned(), value));
+        }
+        config
+    }
+
+    /// A running node that has its Cassandra session.
+    pub fn connected(&self, config: Config) -> Result<Kamailio> {
+        let kamailio = Kamailio::start(config)?;
+        until_connected(&kamailio)?;
+        Ok(kamailio)
+    }
+
+    /// The contacts that are registered, as sipctl shows them.
+    pub fn contacts(&self, user: &str) -> Result<Vec<serde_json::Value>> {
+        let shown = self.sipctl(&["--json", "registrations", &format!("{user}@{DOMAIN}")], "")?;
+        Ok(serde_json::from_str(&shown)?)
+    }
+}
+
+/// Waits for the node's Cassandra session.
+pub fn until_connected(kamailio: &Kamailio) -> Result<()> {
+    wait::until("a Cassandra session", Duration::from_secs(30), || {
+        status(kamailio, "connected").is_ok_and(|connected| connected == 1)
+    })
+    .with_context(|| kamailio.log())
+    .map(drop)
+}
+
+/// One number of `cassandra.status`.
+pub fn status(kamailio: &Kamailio, name: &str) -> Result<u64> {
+    let status = kamailio.rpc("cassandra.status", serde_json::json!([]))?;
+    status[name].as_u64().with_context(|| format!("there is no number '{name}' in {status}"))
+}
+
+/// A phone of `user` with this scenario.
+pub fn phone(kamailio: &Kamailio, scenario: &str, user: &str) -> Sipp {
+    phone_with_password(kamailio, scenario, user, PASSWORD)
+}
+
+/// The same with another password.
+pub fn phone_with_password(kamailio: &Kamailio, scenario: &str, user: &str, password: &str) -> Sipp {
+    Sipp::new(scenario).target(kamailio.address()).auth_uri(DOMAIN).users([(user, DOMAIN, password)])
+}
+
+/// Runs a phone; when a call fails the error shows its messages and Kamailio's log.
+pub fn run(kamailio: &Kamailio, sipp: Sipp) -> Result<Report> {
+    sipp.run_successfully().with_context(|| format!("Kamailio's log:\n{}", kamailio.log()))
+}

@@ -1,0 +1,138 @@
+//! What the module does when something around it fails.
+
+mod common;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::{Site, phone, run, status, until_connected};
+use lab::kamailio::Kamailio;
+use lab::process::Signal;
+use lab::wait::until;
+
+fn main() -> ExitCode {
+    common::suite(
+        &["alice"],
+        &[
+            ("the_processes_show_under_telling_names", names),
+            ("a_frozen_cassandra_gives_503_opens_the_breaker_and_recovers", frozen),
+            ("the_io_process_killed_stops_the_server_and_leaves_nothing", io_killed),
+            ("the_main_process_killed_leaves_nothing", main_killed),
+            ("a_stop_ends_all_processes", stopped),
+            ("a_wrong_parameter_stops_the_start_with_a_sentence", wrong_parameters),
+            // The last: they stop Cassandra.
+            ("it_starts_without_cassandra_and_connects_by_itself", starts_without_cassandra),
+        ],
+    )
+}
+
+fn names(site: &Site) -> Result<()> {
+    let kamailio = site.connected(site.all_in_one())?;
+    kamailio.find_process("Cassandra I/O")?;
+    let processes = kamailio.core_ps()?;
+    let resuming = processes.iter().filter(|process| process.description == "Cassandra resume worker").count();
+    ensure!(resuming == 4, "{processes:?}");
+    Ok(())
+}
+
+fn frozen(site: &Site) -> Result<()> {
+    for config in [site.all_in_one(), site.plain()] {
+        let kamailio = site.connected(config)?;
+        run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
+        let cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
+        cassandra.freeze()?;
+        let refused = run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice").calls(40).rate(40.0));
+        let opened = until("an open breaker", Duration::from_secs(10), || status(&kamailio, "breaker_opened").is_ok_and(|n| n > 0));
+        cassandra.thaw()?;
+        refused?;
+        opened.with_context(|| kamailio.log())?;
+        until("an answer of 200", Duration::from_secs(30), || phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok()))
+            .with_context(|| kamailio.log())?;
+        let rpc = kamailio.rpc("cassandra.status", serde_json::json!([]))?;
+        ensure!(rpc["breaker"] == "closed", "{rpc}");
+    }
+    Ok(())
+}
+
+fn io_killed(site: &Site) -> Result<()> {
+    let kamailio = site.connected(site.all_in_one())?;
+    let io = kamailio.find_process("Cassandra I/O")?;
+    lab::process::signal(io.pid, Signal::KILL)?;
+    nothing_left(&kamailio)
+}
+
+fn main_killed(site: &Site) -> Result<()> {
+    let mut kamailio = site.connected(site.all_in_one())?;
+    kamailio.kill9_main()?;
+    nothing_left(&kamailio)
+}
+
+fn stopped(site: &Site) -> Result<()> {
+    let mut kamailio = site.connected(site.all_in_one())?;
+    kamailio.stop()?;
+    nothing_left(&kamailio)
+}
+
+fn nothing_left(kamailio: &Kamailio) -> Result<()> {
+    until("the end of all processes", Duration::from_secs(10), || kamailio.pids().is_empty())
+        .with_context(|| format!("left: {:?}\n{}", kamailio.pids(), kamailio.log()))?;
+    Ok(())
+}
+
+fn wrong_parameters(site: &Site) -> Result<()> {
+    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
+    for (parameter, sentence) in [
+        ("\"call_timeout\", 1", "parameter call_timeout is 1 but must be 10 to 30000 milliseconds"),
+        ("\"call_timeout\", 100", "parameter request_timeout is 200 but must be below call_timeout (100)"),
+        ("\"call_timeout\", 30000", "parameter call_timeout is 30000 but must be below tm's fr_timer (30000 ms)"),
+        ("\"contact_points\", \"a b\"", "parameter contact_points is 'a b' but must be a comma-separated list of host or host:port"),
+        ("\"contact_points\", \"host:0\"", "parameter contact_points is 'host:0'"),
+        ("\"keyspace\", \"a-b\"", "parameter keyspace is 'a-b' but must be at most 48 letters, digits and underscores"),
+        ("\"local_dc\", \"\"", "parameter local_dc is empty"),
+        ("\"username\", \"u\"", "parameter username is set but password is not"),
+        ("\"password\", \"p\"", "parameter password is set but username is not"),
+        ("\"tls_ca_file\", \"/no/such\"", "parameter tls_ca_file is '/no/such' but that file cannot be read"),
+        ("\"tls_cert_file\", \"/etc/hostname\"", "parameters tls_cert_file and tls_key_file belong together"),
+        ("\"connect_timeout\", 1", "parameter connect_timeout is 1 but must be 100 to 60000 milliseconds"),
+        ("\"breaker_threshold\", 0", "parameter breaker_threshold is 0 but must be 1 to 1000000"),
+        ("\"retry_interval\", 0", "parameter retry_interval is 0 but must be 10 to 3600000 milliseconds"),
+        ("\"max_in_flight\", 0", "parameter max_in_flight is 0 but must be 1 to 1000000"),
+        ("\"resume_workers\", 0", "parameter resume_workers is 0 but must be 1 to 1000"),
+        ("\"drain_timeout\", -1", "parameter drain_timeout is -1 but must be 0 to 50000 milliseconds"),
+        ("\"default_expires\", 0", "parameter default_expires is 0 but must be 1 to 31536000"),
+        ("\"min_expires\", 9999", "parameter min_expires is 9999 but must not exceed max_expires (3600)"),
+        ("\"min_expires_mode\", 2", "parameter min_expires_mode is 2 but must be 0 or 1"),
+        ("\"max_expires\", 0", "parameter max_expires is 0 but must be 1 to 31536000"),
+        ("\"max_contacts\", -1", "parameter max_contacts is -1 but must be 0 to 100000"),
+        ("\"retry_after\", -1", "parameter retry_after is -1 but must be 0 to 86400"),
+        ("\"default_q\", 1001", "parameter default_q is 1001 but must be -1 (none) or 0 to 1000 (thousandths)"),
+        ("\"contact_max_size\", 1", "parameter contact_max_size is 1 but must be 16 to 4096"),
+        ("\"use_path\", 2", "parameter use_path is 2 but must be 0 or 1"),
+        ("\"path_mode\", 3", "parameter path_mode is 3 but must be 0 (off), 1 (lazy) or 2 (strict)"),
+        ("\"cseq_delay\", -1", "parameter cseq_delay is -1 but must be 0 to 3600"),
+    ] {
+        let mut config = site.plain();
+        config.cfg = script.replace("request_route {", &format!("modparam(\"cassandra\", {parameter})\nrequest_route {{")).into();
+        let log = Kamailio::start_expecting_failure(config)?;
+        ensure!(log.contains(sentence), "modparam {parameter}: the log does not say '{sentence}':\n{log}");
+    }
+    Ok(())
+}
+
+fn starts_without_cassandra(site: &Site) -> Result<()> {
+    let mut cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
+    cassandra.kill9()?;
+    let kamailio = Kamailio::start(site.all_in_one())?;
+    run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"))?;
+    cassandra.restart()?;
+    until_connected(&kamailio)?;
+    run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
+    // The same session survives another restart.
+    cassandra.kill9()?;
+    run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"))?;
+    cassandra.restart()?;
+    until("an answer of 200", Duration::from_secs(60), || phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok()))
+        .with_context(|| kamailio.log())?;
+    Ok(())
+}
