@@ -14,7 +14,7 @@ use lab::{wait, workspace};
 use libtest_mimic::{Arguments, Trial};
 
 pub const DOMAIN: &str = "example.com";
-pub const PASSWORD: &str = "correct horse";
+pub const PASSWORD: &str = "correct-horse";
 
 /// A test of a suite.
 pub type Test = fn(&Site) -> Result<()>;
@@ -44,7 +44,7 @@ pub fn suite(users: &[&str], tests: &[(&'static str, Test)]) -> ExitCode {
         .iter()
         .map(|(name, test)| {
             let (site, test) = (site.clone(), *test);
-            Trial::test(*name, move || test(&site).map_err(|error| format!("{error:?}").into()))
+            Trial::test(*name, move || test(&site).map_err(|error| format!("{error:#}").into()))
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
