@@ -21,6 +21,8 @@ fn main() -> ExitCode {
             ("the_main_process_killed_leaves_nothing", main_killed),
             ("a_stop_ends_all_processes", stopped),
             ("a_wrong_parameter_stops_the_start_with_a_sentence", wrong_parameters),
+            ("a_panic_in_a_command_and_one_in_the_io_process_cost_one_request", panics),
+            ("without_forking_it_registers", no_fork),
             // The last: they stop Cassandra.
             ("it_starts_without_cassandra_and_connects_by_itself", starts_without_cassandra),
         ],
@@ -117,6 +119,51 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         let log = Kamailio::start_expecting_failure(config)?;
         ensure!(log.contains(sentence), "modparam {parameter}: the log does not say '{sentence}':\n{log}");
     }
+    Ok(())
+}
+
+/// The module with the functions that panic on purpose, which a release does not have.
+fn fault_module() -> Result<std::path::PathBuf> {
+    let built = std::process::Command::new(env!("CARGO"))
+        .args(["build", "--offline", "-p", "cassandra", "--features", "fault-injection", "--target-dir", "target/faults"])
+        .current_dir(lab::workspace().root())
+        .output()?;
+    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let dir = lab::workspace().target().join("faults/modules");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::copy(lab::workspace().target().join("faults/debug/libcassandra.so"), dir.join("cassandra.so"))?;
+    Ok(dir)
+}
+
+fn panics(site: &Site) -> Result<()> {
+    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
+    let faults = r#"request_route {
+        if ($rU == "command") { cassandra_test_panic(); sl_send_reply("200", "rc $rc"); exit; }
+        if ($rU == "io") { cassandra_test_io_panic(); sl_send_reply("200", "rc $rc $cassandra(reason)"); exit; }"#;
+    let mut config = site.plain();
+    config.cfg = script.replace("request_route {", faults).into();
+    config.module_dir = Some(fault_module()?);
+    let kamailio = site.connected(config)?;
+    for _ in 0..5 {
+        let answer = common::options(&kamailio, "command")?;
+        ensure!(answer == "SIP/2.0 200 rc -1", "{answer}");
+        let answer = common::options(&kamailio, "io")?;
+        ensure!(answer == "SIP/2.0 200 rc -10 failed", "{answer}");
+    }
+    ensure!(status(&kamailio, "panics")? == 5, "not counted");
+    ensure!(kamailio.log().contains("bug: on purpose, for a test"), "{}", kamailio.log());
+    run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
+    Ok(())
+}
+
+fn no_fork(site: &Site) -> Result<()> {
+    let mut config = site.plain();
+    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
+    config.cfg = format!("{script}\n").replace("auto_aliases=no", "auto_aliases=no\nfork=no").into();
+    config.tcp = false;
+    let kamailio = Kamailio::start(config)?;
+    until("an answer of 200", Duration::from_secs(30), || phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok()))
+        .with_context(|| kamailio.log())?;
     Ok(())
 }
 

@@ -147,3 +147,19 @@ pub fn phone_with_password(kamailio: &Kamailio, scenario: &str, user: &str, pass
 pub fn run(kamailio: &Kamailio, sipp: Sipp) -> Result<Report> {
     sipp.run_successfully().with_context(|| format!("Kamailio's log:\n{}", kamailio.log()))
 }
+
+/// Sends an OPTIONS for `user` and returns the answer's first line.
+pub fn options(kamailio: &Kamailio, user: &str) -> Result<String> {
+    let socket = std::net::UdpSocket::bind((lab::net::loopback(), 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let here = socket.local_addr()?;
+    let request = format!(
+        "OPTIONS sip:{user}@{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bK-{user}-{port}\r\nFrom: <sip:t@{DOMAIN}>;tag=1\r\n\
+         To: <sip:{user}@{DOMAIN}>\r\nCall-ID: {user}-{port}\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n",
+        port = here.port()
+    );
+    socket.send_to(request.as_bytes(), kamailio.address())?;
+    let mut answer = [0; 4096];
+    let length = socket.recv(&mut answer).with_context(|| kamailio.log())?;
+    Ok(String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned())
+}
