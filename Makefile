@@ -3,7 +3,7 @@
 # rustup's cargo before Debian's; /usr/sbin holds kamailio and is not on everybody's PATH.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin
 
-LAB := target/release/lab
+LAB := target/debug/lab
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test up down bench check deps build clean
@@ -38,9 +38,10 @@ deps: ## install what is missing from Debian, or say what to install
 deps-all:
 	@scripts/deps --all
 
-build: ## the module, sipctl and the lab, optimised: target/release/
+build: ## the module and sipctl, optimised, in target/release/, and the lab
 	vendor/fetch-headers
-	cargo build --release --workspace
+	cargo build --release --package cassandra --package sipctl
+	cargo build --package lab
 
 clean: down ## remove all that was built and downloaded
 	cargo clean

@@ -70,7 +70,11 @@ pub(crate) fn not_suspended(result: ScriptCode) -> ScriptCode {
 }
 
 /// The credentials to check, or the code when there is nothing to ask the backend.
-pub(crate) fn credentials(message: &mut Message<'_>, realm: &str, scheme: Scheme) -> Result<(AuthRequest, Apply), ScriptCode> {
+pub(crate) fn credentials(
+    message: &mut Message<'_>,
+    realm: &str,
+    scheme: Scheme,
+) -> Result<(AuthRequest, Apply), ScriptCode> {
     if realm.is_empty() {
         log_error!("auth", "the realm is empty");
         return Err(code::ERROR);
@@ -104,7 +108,9 @@ fn prepare_check(message: &mut Message<'_>, args: &Args) -> Result<(AuthRequest,
 }
 
 fn check_identity(message: &Message<'_>, method: &str, username: &str) -> Result<(), ScriptCode> {
-    let same_user = |uri: Result<String, _>| uri.ok().and_then(|uri| Aor::from_uri(&uri).ok()).is_some_and(|aor| aor.username() == username);
+    let same_user = |uri: Result<String, _>| {
+        uri.ok().and_then(|uri| Aor::from_uri(&uri).ok()).is_some_and(|aor| aor.username() == username)
+    };
     let to_fits = !matches!(method, "REGISTER" | "PUBLISH") || same_user(message.to_uri());
     if to_fits && same_user(message.from_uri()) { Ok(()) } else { Err(code::USER_MISMATCH) }
 }

@@ -58,9 +58,7 @@ pub(crate) fn submit(message: &mut Message<'_>, operation: Operation, route: i32
     }
 }
 
-fn with_client<T>(
-    ask: impl FnOnce(&mut Client<'static, &'static Seqpacket>, Duration) -> T,
-) -> Result<T, Unavailable> {
+fn with_client<T>(ask: impl FnOnce(&mut Client<'static, &'static Seqpacket>, Duration) -> T) -> Result<T, Unavailable> {
     let module = lifecycle::module().ok_or(Unavailable::Failed)?;
     CLIENT.with_borrow_mut(|kept| {
         let client = match kept {

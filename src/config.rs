@@ -167,12 +167,19 @@ fn contact_points() -> Result<Vec<String>, String> {
 }
 
 fn contact_point(point: &str, written: &str) -> Result<String, String> {
-    let wrong = || format!("parameter contact_points is '{written}' but must be a comma-separated list of host or host:port");
+    let wrong =
+        || format!("parameter contact_points is '{written}' but must be a comma-separated list of host or host:port");
     let (host, port) = match point.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse::<u16>().map_err(|_| wrong())?),
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, port.parse::<u16>().map_err(|_| wrong())?)
+        }
         _ => (point, 9042),
     };
-    if host.is_empty() || port == 0 || host.chars().any(char::is_whitespace) { Err(wrong()) } else { Ok(format!("{host}:{port}")) }
+    if host.is_empty() || port == 0 || host.chars().any(char::is_whitespace) {
+        Err(wrong())
+    } else {
+        Ok(format!("{host}:{port}"))
+    }
 }
 
 fn login() -> Result<Option<Login>, String> {
@@ -192,7 +199,10 @@ fn tls() -> Result<Option<TlsConfig>, String> {
     }
     match file("tls_ca_file", &raw::TLS_CA_FILE)? {
         Some(ca_file) => Ok(Some(TlsConfig { ca_file, cert_file, key_file })),
-        None if cert_file.is_some() => Err("parameter tls_cert_file is set but tls_ca_file is not: name the CA that signed Cassandra's certificate".to_owned()),
+        None if cert_file.is_some() => Err(
+            "parameter tls_cert_file is set but tls_ca_file is not: name the CA that signed Cassandra's certificate"
+                .to_owned(),
+        ),
         None => Ok(None),
     }
 }
@@ -209,14 +219,20 @@ fn text(name: &str, parameter: &host::params::Text, default: Option<&str>) -> Re
     match parameter.get().or(default.map(str::to_owned)) {
         Some(value) if !value.trim().is_empty() => Ok(value),
         Some(_) => Err(format!("parameter {name} is empty")),
-        None => Err(format!("parameter {name} is not set: it is required, for example modparam(\"cassandra\", \"{name}\", \"dc1\")")),
+        None => Err(format!(
+            "parameter {name} is not set: it is required, for example modparam(\"cassandra\", \"{name}\", \"dc1\")"
+        )),
     }
 }
 
 fn identifier(name: &str, parameter: &host::params::Text, default: &str) -> Result<String, String> {
     let value = text(name, parameter, Some(default))?;
     let fits = value.len() <= 48 && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if fits { Ok(value) } else { Err(format!("parameter {name} is '{value}' but must be at most 48 letters, digits and underscores")) }
+    if fits {
+        Ok(value)
+    } else {
+        Err(format!("parameter {name} is '{value}' but must be at most 48 letters, digits and underscores"))
+    }
 }
 
 fn number(name: &str, parameter: &host::params::Number, allowed: std::ops::RangeInclusive<u32>) -> Result<u32, String> {
@@ -227,8 +243,14 @@ fn number(name: &str, parameter: &host::params::Number, allowed: std::ops::Range
         .ok_or_else(|| format!("parameter {name} is {value} but must be {} to {}", allowed.start(), allowed.end()))
 }
 
-fn millis(name: &str, parameter: &host::params::Number, allowed: std::ops::RangeInclusive<u32>) -> Result<Duration, String> {
-    number(name, parameter, allowed).map(|value| Duration::from_millis(value.into())).map_err(|error| format!("{error} milliseconds"))
+fn millis(
+    name: &str,
+    parameter: &host::params::Number,
+    allowed: std::ops::RangeInclusive<u32>,
+) -> Result<Duration, String> {
+    number(name, parameter, allowed)
+        .map(|value| Duration::from_millis(value.into()))
+        .map_err(|error| format!("{error} milliseconds"))
 }
 
 fn switch(name: &str, parameter: &host::params::Number) -> Result<bool, String> {
@@ -240,5 +262,7 @@ fn switch(name: &str, parameter: &host::params::Number) -> Result<bool, String> 
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_else(|_| "localhost".to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_else(|_| "localhost".to_owned())
 }

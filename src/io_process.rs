@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use bridge::Metrics;
 use bridge::server::{self, Links};
 use bridge::service::Service;
 use bridge::transport::Seqpacket;
-use bridge::Metrics;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
@@ -41,7 +41,12 @@ pub(crate) fn run(config: Config, callers: Vec<Seqpacket>, completions: Seqpacke
     }
 }
 
-fn start(config: Config, callers: Vec<Seqpacket>, completions: Seqpacket, lines: SyncSender<Line>) -> io::Result<Runtime> {
+fn start(
+    config: Config,
+    callers: Vec<Seqpacket>,
+    completions: Seqpacket,
+    lines: SyncSender<Line>,
+) -> io::Result<Runtime> {
     let metrics = shared::metrics().ok_or_else(|| io::Error::other("there is no shared memory"))?;
     let links = Links { callers, completions, stop: process::stop_signals()? };
     tracing::subscriber::set_global_default(Lines::new(lines.clone())).map_err(io::Error::other)?;
@@ -60,7 +65,9 @@ async fn serve(config: Config, links: Links, metrics: &'static Metrics, lines: S
     });
     let last = match server::serve(links, config.limits, service, metrics).await {
         Ok(0) => Line::new(Level::Info, "stopped: every accepted operation was completed"),
-        Ok(left) => Line::new(Level::Warning, format!("stopped with {left} operations under way: their callers got no answer")),
+        Ok(left) => {
+            Line::new(Level::Warning, format!("stopped with {left} operations under way: their callers got no answer"))
+        }
         Err(error) => Line::new(Level::Critical, format!("the I/O process ends: {error}")),
     };
     connection.abort();

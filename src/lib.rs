@@ -88,7 +88,11 @@ static VARIABLES: Table<[sys::pv_export_t; 2]> =
     Table([pv::export("cassandra", parse_variable, read_variable), pv::END]);
 
 static METHODS: Table<[sys::rpc_export_t; 2]> = Table([
-    rpcs::method!("cassandra.status", "State of the Cassandra session, the circuit breaker and the queues", rpc::status),
+    rpcs::method!(
+        "cassandra.status",
+        "State of the Cassandra session, the circuit breaker and the queues",
+        rpc::status
+    ),
     rpcs::END,
 ]);
 

@@ -75,7 +75,10 @@ fn status(result: Result<(), String>) -> i32 {
 fn make_links() -> Result<(), String> {
     let config = CONFIG.get().ok_or("the module was not initialised")?.clone();
     config::check_transaction_timer(&config)?;
-    let pair = || Seqpacket::pair().map_err(|error| format!("no socketpair to the I/O process: {error}; raise the limit of open files"));
+    let pair = || {
+        Seqpacket::pair()
+            .map_err(|error| format!("no socketpair to the I/O process: {error}; raise the limit of open files"))
+    };
     let mut links = Vec::new();
     let mut io_links = Vec::new();
     for _ in 0..process::count() {

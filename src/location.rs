@@ -102,7 +102,12 @@ fn prepare_auth_save(message: &mut Message<'_>, realm: &str, flags: &str) -> Res
 }
 
 /// The REGISTER as data, and whether to answer it. What cannot be one is answered 400 here, and `refused` to the script.
-fn prepare_save(message: &mut Message<'_>, flags: &str, uri: &str, refused: ScriptCode) -> Result<(Register, bool), ScriptCode> {
+fn prepare_save(
+    message: &mut Message<'_>,
+    flags: &str,
+    uri: &str,
+    refused: ScriptCode,
+) -> Result<(Register, bool), ScriptCode> {
     let flags = parse_flags(flags).map_err(|sentence| {
         log_error!("save", "{sentence}");
         code::ERROR
@@ -141,7 +146,10 @@ fn copy_register(message: &Message<'_>, uri: &str, replace: bool) -> Result<Regi
         expires: message.expires(),
         contacts: message.contacts()?,
         path: message.headers(Header::Path).join(","),
-        supports_path: supported.iter().flat_map(|body| body.split(',')).any(|tag| tag.trim().eq_ignore_ascii_case("path")),
+        supports_path: supported
+            .iter()
+            .flat_map(|body| body.split(','))
+            .any(|tag| tag.trim().eq_ignore_ascii_case("path")),
         received: String::new(),
         user_agent: message.headers(Header::UserAgent).into_iter().next().unwrap_or_default(),
         socket: message.socket(),

@@ -16,8 +16,8 @@ use crate::host::auth::{Scheme, code, mark_authorized};
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::{log_error, log_warning};
 use crate::host::message::{Header, Message, max_branches};
-use crate::host::tm::{self, Transaction};
 use crate::host::reply;
+use crate::host::tm::{self, Transaction};
 use crate::variables;
 
 /// Backend unavailable: nothing is known. Never confused with "no such user" or "not registered".

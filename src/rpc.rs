@@ -15,7 +15,10 @@ pub(crate) fn status(reply: &Reply<'_>) {
     reply.text(c"keyspace", &store.keyspace);
     reply.text(c"local_dc", &store.local_dc);
     reply.number(c"connected", get(&metrics.connected));
-    reply.text(c"breaker", ["closed", "open", "half-open"].get(get(&metrics.breaker_state) as usize).unwrap_or(&"unknown"));
+    reply.text(
+        c"breaker",
+        ["closed", "open", "half-open"].get(get(&metrics.breaker_state) as usize).unwrap_or(&"unknown"),
+    );
     reply.number(c"breaker_opened", get(&metrics.breaker_opened));
     reply.number(c"in_flight", get(&metrics.in_flight));
     reply.number(c"max_in_flight", module.config.limits.in_flight as u64);

@@ -17,7 +17,8 @@ fn output(program: &str, args: &[&str]) -> String {
 }
 
 fn names(args: &[&str]) -> BTreeSet<String> {
-    let last_word = |line: &str| line.split_whitespace().last().map(|name| name.split('@').next().unwrap_or(name).to_owned());
+    let last_word =
+        |line: &str| line.split_whitespace().last().map(|name| name.split('@').next().unwrap_or(name).to_owned());
     output("nm", args).lines().filter_map(last_word).collect()
 }
 
@@ -40,7 +41,9 @@ fn it_links_no_openssl() {
     let needed = output("readelf", &["-d"]);
     assert!(needed.contains("libc.so.6"), "{needed}");
     assert!(!needed.contains("libssl") && !needed.contains("libcrypto"), "{needed}");
-    assert!(names(&["-D", "--undefined-only"]).iter().all(|name| !name.starts_with("SSL_") && !name.starts_with("EVP_")));
+    assert!(
+        names(&["-D", "--undefined-only"]).iter().all(|name| !name.starts_with("SSL_") && !name.starts_with("EVP_"))
+    );
 }
 
 #[test]

@@ -45,12 +45,16 @@ fn frozen(site: &Site) -> Result<()> {
         let cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
         cassandra.freeze()?;
         let refused = run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice").calls(40).rate(40.0));
-        let opened = until("an open breaker", Duration::from_secs(10), || status(&kamailio, "breaker_opened").is_ok_and(|n| n > 0));
+        let opened = until("an open breaker", Duration::from_secs(10), || {
+            status(&kamailio, "breaker_opened").is_ok_and(|n| n > 0)
+        });
         cassandra.thaw()?;
         refused?;
         opened.with_context(|| kamailio.log())?;
-        until("an answer of 200", Duration::from_secs(30), || phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok()))
-            .with_context(|| kamailio.log())?;
+        until("an answer of 200", Duration::from_secs(30), || {
+            phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok())
+        })
+        .with_context(|| kamailio.log())?;
         let rpc = kamailio.rpc("cassandra.status", serde_json::json!([]))?;
         ensure!(rpc["breaker"] == "closed", "{rpc}");
     }
@@ -88,7 +92,10 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         ("\"call_timeout\", 1", "parameter call_timeout is 1 but must be 10 to 30000 milliseconds"),
         ("\"call_timeout\", 100", "parameter request_timeout is 200 but must be below call_timeout (100)"),
         ("\"call_timeout\", 30000", "parameter call_timeout is 30000 but must be below tm's fr_timer (30000 ms)"),
-        ("\"contact_points\", \"a b\"", "parameter contact_points is 'a b' but must be a comma-separated list of host or host:port"),
+        (
+            "\"contact_points\", \"a b\"",
+            "parameter contact_points is 'a b' but must be a comma-separated list of host or host:port",
+        ),
         ("\"contact_points\", \"host:0\"", "parameter contact_points is 'host:0'"),
         ("\"keyspace\", \"a-b\"", "parameter keyspace is 'a-b' but must be at most 48 letters, digits and underscores"),
         ("\"local_dc\", \"\"", "parameter local_dc is empty"),
@@ -115,7 +122,9 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         ("\"cseq_delay\", -1", "parameter cseq_delay is -1 but must be 0 to 3600"),
     ] {
         let mut config = site.plain();
-        config.cfg = script.replace("request_route {", &format!("modparam(\"cassandra\", {parameter})\nrequest_route {{")).into();
+        config.cfg = script
+            .replace("request_route {", &format!("modparam(\"cassandra\", {parameter})\nrequest_route {{"))
+            .into();
         let log = Kamailio::start_expecting_failure(config)?;
         ensure!(log.contains(sentence), "modparam {parameter}: the log does not say '{sentence}':\n{log}");
     }
@@ -125,7 +134,16 @@ fn wrong_parameters(site: &Site) -> Result<()> {
 /// The module with the functions that panic on purpose, which a release does not have.
 fn fault_module() -> Result<std::path::PathBuf> {
     let built = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--offline", "-p", "cassandra", "--features", "fault-injection", "--target-dir", "target/faults"])
+        .args([
+            "build",
+            "--offline",
+            "-p",
+            "cassandra",
+            "--features",
+            "fault-injection",
+            "--target-dir",
+            "target/faults",
+        ])
         .current_dir(lab::workspace().root())
         .output()?;
     ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
@@ -162,8 +180,10 @@ fn no_fork(site: &Site) -> Result<()> {
     config.cfg = format!("{script}\n").replace("auto_aliases=no", "auto_aliases=no\nfork=no").into();
     config.tcp = false;
     let kamailio = Kamailio::start(config)?;
-    until("an answer of 200", Duration::from_secs(30), || phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok()))
-        .with_context(|| kamailio.log())?;
+    until("an answer of 200", Duration::from_secs(30), || {
+        phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok())
+    })
+    .with_context(|| kamailio.log())?;
     Ok(())
 }
 
@@ -179,7 +199,9 @@ fn starts_without_cassandra(site: &Site) -> Result<()> {
     cassandra.kill9()?;
     run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"))?;
     cassandra.restart()?;
-    until("an answer of 200", Duration::from_secs(60), || phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok()))
-        .with_context(|| kamailio.log())?;
+    until("an answer of 200", Duration::from_secs(60), || {
+        phone(&kamailio, "register.xml", "alice").run().is_ok_and(|report| report.check().is_ok())
+    })
+    .with_context(|| kamailio.log())?;
     Ok(())
 }

@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::clock::Monotonic;
 use crate::metrics::{Metrics, count};
 use crate::protocol::{
-    AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode, encode, pages,
+    AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode,
+    encode, pages,
 };
 use crate::transport::{Link, SendError, Seqpacket};
 
@@ -53,7 +54,12 @@ pub struct Limits {
 ///
 /// # Errors
 /// When a descriptor cannot be watched.
-pub async fn serve<B: Backend>(links: Links, limits: Limits, backend: Arc<B>, metrics: &'static Metrics) -> io::Result<usize> {
+pub async fn serve<B: Backend>(
+    links: Links,
+    limits: Limits,
+    backend: Arc<B>,
+    metrics: &'static Metrics,
+) -> io::Result<usize> {
     let server = Arc::new(Server {
         backend,
         metrics,
@@ -117,7 +123,8 @@ impl<B: Backend> Server<B> {
         };
         let slot = self.slots.clone().try_acquire_owned().ok();
         let overloaded = slot.is_none();
-        let job = Job { server: self.clone(), outbox: outbox.clone(), id: request.id, answer: Some(request.answer), slot };
+        let job =
+            Job { server: self.clone(), outbox: outbox.clone(), id: request.id, answer: Some(request.answer), slot };
         if overloaded {
             count(&self.metrics.overloaded);
             return job.complete(Outcome::Unavailable(Unavailable::Overloaded));
@@ -271,7 +278,11 @@ fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Resu
     AsyncFd::with_interest(descriptor, interest)
 }
 
-async fn send_backlog(link: Arc<AsyncFd<Seqpacket>>, mut waiting: mpsc::UnboundedReceiver<Backlog>, queued: Arc<Mutex<usize>>) {
+async fn send_backlog(
+    link: Arc<AsyncFd<Seqpacket>>,
+    mut waiting: mpsc::UnboundedReceiver<Backlog>,
+    queued: Arc<Mutex<usize>>,
+) {
     while let Some(backlog) = waiting.recv().await {
         for message in &backlog.messages {
             if let Err(error) = send_when_writable(&link, message).await {

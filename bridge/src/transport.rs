@@ -88,7 +88,10 @@ impl Seqpacket {
         let room = buffer.len();
         let (_, length) = recv(&self.0, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
         if length > room {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes was cut to {room}")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a message of {length} bytes was cut to {room}"),
+            ));
         }
         Ok(length)
     }
@@ -98,9 +101,10 @@ impl Seqpacket {
             let timeout = match deadline.map(Monotonic::remaining) {
                 None => None,
                 Some(None) => return Ok(false),
-                Some(Some(left)) => {
-                    Some(Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() })
-                }
+                Some(Some(left)) => Some(Timespec {
+                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                    tv_nsec: left.subsec_nanos().into(),
+                }),
             };
             match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout.as_ref()) {
                 Ok(0) | Err(Errno::INTR) => {}

@@ -32,12 +32,7 @@ impl Aor {
     /// When a part is empty, longer than 255 bytes, or holds what no such part can: white space, control characters, and in
     /// the domain `@`.
     pub fn new(username: &str, domain: &str) -> Result<Self, AorError> {
-        let refuse = |reason| {
-            Err(AorError {
-                input: format!("{username}@{domain}"),
-                reason,
-            })
-        };
+        let refuse = |reason| Err(AorError { input: format!("{username}@{domain}"), reason });
         if username.is_empty() {
             return refuse("the user part is empty");
         }
@@ -50,16 +45,10 @@ impl Aor {
         if username.chars().any(char::is_control) {
             return refuse("the user part holds a control character");
         }
-        if domain
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() || c == '@')
-        {
+        if domain.chars().any(|c| c.is_control() || c.is_whitespace() || c == '@') {
             return refuse("the domain holds a character that no domain has");
         }
-        Ok(Self {
-            username: username.to_owned(),
-            domain: domain.to_ascii_lowercase(),
-        })
+        Ok(Self { username: username.to_owned(), domain: domain.to_ascii_lowercase() })
     }
 
     /// The AoR that a SIP or SIPS URI names: without password, port, parameters and headers, user part unescaped (RFC 3261
@@ -68,14 +57,9 @@ impl Aor {
     /// # Errors
     /// When `uri` is no SIP URI or has no user part.
     pub fn from_uri(uri: &str) -> Result<Self, AorError> {
-        let refuse = |reason| AorError {
-            input: uri.to_owned(),
-            reason,
-        };
+        let refuse = |reason| AorError { input: uri.to_owned(), reason };
         let parsed = SipUri::parse(uri).map_err(|_| refuse("it is no SIP URI"))?;
-        let user = parsed
-            .user
-            .ok_or_else(|| refuse("the user part is empty"))?;
+        let user = parsed.user.ok_or_else(|| refuse("the user part is empty"))?;
         Self::new(&unescape(&user), &parsed.host)
     }
 
@@ -97,17 +81,12 @@ impl FromStr for Aor {
     fn from_str(text: &str) -> Result<Self, AorError> {
         let text = text.trim();
         let scheme = text.split(':').next().unwrap_or_default();
-        if text.contains(':')
-            && (scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips"))
-        {
+        if text.contains(':') && (scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips")) {
             return Self::from_uri(text);
         }
         match text.rsplit_once('@') {
             Some((username, domain)) => Self::new(username, domain),
-            None => Err(AorError {
-                input: text.to_owned(),
-                reason: "it has no @",
-            }),
+            None => Err(AorError { input: text.to_owned(), reason: "it has no @" }),
         }
     }
 }
@@ -146,17 +125,9 @@ mod tests {
 
     #[test]
     fn what_names_nobody_is_refused_with_a_sentence() {
-        for text in [
-            "",
-            "alice",
-            "@example.com",
-            "alice@",
-            "sip:example.com",
-            "tel:+15551234",
-            "a@b c",
-            "a\u{7}@b",
-            "a@b@",
-        ] {
+        for text in
+            ["", "alice", "@example.com", "alice@", "sip:example.com", "tel:+15551234", "a@b c", "a\u{7}@b", "a@b@"]
+        {
             let error = text.parse::<Aor>().expect_err(text);
             assert!(error.to_string().contains("user@domain"), "{error}");
         }
@@ -164,9 +135,6 @@ mod tests {
 
     #[test]
     fn it_reads_what_it_writes() {
-        assert_eq!(
-            aor(&aor("alice@example.com").to_string()),
-            aor("alice@example.com")
-        );
+        assert_eq!(aor(&aor("alice@example.com").to_string()), aor("alice@example.com"));
     }
 }

@@ -89,12 +89,7 @@ impl BindingKey {
         for part in [aor.username(), "@", aor.domain(), "\0", &self.0] {
             hasher.update(part.as_bytes());
         }
-        hasher
-            .finalize()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -131,28 +126,16 @@ pub(crate) mod tests {
     #[test]
     fn a_flow_is_known_by_instance_and_reg_id_whatever_its_uri() {
         let a = BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@192.0.2.1:5060");
-        assert_eq!(
-            a,
-            BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@192.0.2.2:6060")
-        );
-        assert_ne!(
-            a,
-            BindingKey::for_contact("<urn:uuid:1>", 2, "sip:a@192.0.2.1:5060")
-        );
-        assert_ne!(
-            a,
-            BindingKey::for_contact("<urn:uuid:1>", 0, "sip:a@192.0.2.1:5060")
-        );
+        assert_eq!(a, BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@192.0.2.2:6060"));
+        assert_ne!(a, BindingKey::for_contact("<urn:uuid:1>", 2, "sip:a@192.0.2.1:5060"));
+        assert_ne!(a, BindingKey::for_contact("<urn:uuid:1>", 0, "sip:a@192.0.2.1:5060"));
         assert!(a.is_flow());
     }
 
     #[test]
     fn equal_uris_are_one_binding() {
         let key = |uri| BindingKey::for_contact("", 0, uri);
-        assert_eq!(
-            key("sip:%61@Host;transport=TCP"),
-            key("sip:a@host;Transport=tcp;ob")
-        );
+        assert_eq!(key("sip:%61@Host;transport=TCP"), key("sip:a@host;Transport=tcp;ob"));
         assert_ne!(key("sip:a@host"), key("sip:a@host:5060"));
     }
 

@@ -57,11 +57,7 @@ fn hash<D: Digest>(parts: &[&str]) -> String {
         }
         hasher.update(part.as_bytes());
     }
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Quality of protection.
@@ -101,10 +97,7 @@ pub struct Ha1Error {
 impl Ha1 {
     /// The HA1 of a password.
     pub fn compute(algorithm: Algorithm, username: &str, realm: &str, password: &str) -> Self {
-        Self {
-            algorithm,
-            hex: algorithm.hash(&[username, realm, password]),
-        }
+        Self { algorithm, hex: algorithm.hash(&[username, realm, password]) }
     }
 
     /// A stored HA1.
@@ -113,23 +106,15 @@ impl Ha1 {
     /// When `hex` is not as many hex digits as the algorithm gives.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Result<Self, Ha1Error> {
         if hex.len() == algorithm.hex_len() && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            Ok(Self {
-                algorithm,
-                hex: hex.to_ascii_lowercase(),
-            })
+            Ok(Self { algorithm, hex: hex.to_ascii_lowercase() })
         } else {
-            Err(Ha1Error {
-                expected: algorithm.hex_len(),
-            })
+            Err(Ha1Error { expected: algorithm.hex_len() })
         }
     }
 
     /// One that no password has in practice: checking against it costs an unknown user as much time as a known one.
     pub fn dummy(algorithm: Algorithm) -> Self {
-        Self {
-            algorithm,
-            hex: "0".repeat(algorithm.hex_len()),
-        }
+        Self { algorithm, hex: "0".repeat(algorithm.hex_len()) }
     }
 
     /// The digits, for storing.
@@ -170,10 +155,7 @@ pub struct Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (user, realm, algorithm) = (&self.username, &self.realm, self.algorithm);
-        write!(
-            f,
-            "Credentials({user:?} in {realm:?}, {algorithm:?}, rest hidden)"
-        )
+        write!(f, "Credentials({user:?} in {realm:?}, {algorithm:?}, rest hidden)")
     }
 }
 
@@ -186,19 +168,9 @@ pub fn verify(credentials: &Credentials, method: &str, ha1: &Ha1) -> bool {
     let ha2 = algorithm.hash(&[method, &credentials.uri]);
     let expected = match credentials.qop {
         None => algorithm.hash(&[&ha1.hex, &credentials.nonce, &ha2]),
-        Some(_) => algorithm.hash(&[
-            &ha1.hex,
-            &credentials.nonce,
-            &credentials.nc,
-            &credentials.cnonce,
-            "auth",
-            &ha2,
-        ]),
+        Some(_) => algorithm.hash(&[&ha1.hex, &credentials.nonce, &credentials.nc, &credentials.cnonce, "auth", &ha2]),
     };
-    expected
-        .as_bytes()
-        .ct_eq(credentials.response.to_ascii_lowercase().as_bytes())
-        .into()
+    expected.as_bytes().ct_eq(credentials.response.to_ascii_lowercase().as_bytes()).into()
 }
 
 #[cfg(test)]
@@ -218,23 +190,12 @@ mod tests {
             nc: "00000001".into(),
             cnonce: "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ".into(),
         };
-        (
-            credentials,
-            Ha1::compute(
-                algorithm,
-                "Mufasa",
-                "http-auth@example.org",
-                "Circle of Life",
-            ),
-        )
+        (credentials, Ha1::compute(algorithm, "Mufasa", "http-auth@example.org", "Circle of Life"))
     }
 
     const RFC_7616: [(Algorithm, &str); 2] = [
         (Algorithm::Md5, "8ca523f5e9506fed4657c9700eebdbec"),
-        (
-            Algorithm::Sha256,
-            "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1",
-        ),
+        (Algorithm::Sha256, "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
     ];
 
     #[test]
@@ -260,18 +221,9 @@ mod tests {
             nc: "00000001".into(),
             cnonce: "0a4f113b".into(),
         };
-        let ha1 = Ha1::compute(
-            Algorithm::Md5,
-            "Mufasa",
-            "testrealm@host.com",
-            "Circle Of Life",
-        );
+        let ha1 = Ha1::compute(Algorithm::Md5, "Mufasa", "testrealm@host.com", "Circle Of Life");
         assert!(verify(&credentials, "GET", &ha1));
-        let without = Credentials {
-            qop: None,
-            response: "670fd8c2df070c60b045671b8b24ff02".into(),
-            ..credentials
-        };
+        let without = Credentials { qop: None, response: "670fd8c2df070c60b045671b8b24ff02".into(), ..credentials };
         assert!(verify(&without, "GET", &ha1));
     }
 
@@ -279,38 +231,14 @@ mod tests {
     fn any_changed_part_is_refused() {
         let (right, ha1) = mufasa(RFC_7616[0].0, RFC_7616[0].1);
         let wrong = [
-            Credentials {
-                nonce: "x".into(),
-                ..right.clone()
-            },
-            Credentials {
-                uri: "/".into(),
-                ..right.clone()
-            },
-            Credentials {
-                nc: "00000002".into(),
-                ..right.clone()
-            },
-            Credentials {
-                cnonce: "x".into(),
-                ..right.clone()
-            },
-            Credentials {
-                qop: None,
-                ..right.clone()
-            },
-            Credentials {
-                qop: Some(Qop::AuthInt),
-                ..right.clone()
-            },
-            Credentials {
-                response: right.response[..31].into(),
-                ..right.clone()
-            },
-            Credentials {
-                response: String::new(),
-                ..right.clone()
-            },
+            Credentials { nonce: "x".into(), ..right.clone() },
+            Credentials { uri: "/".into(), ..right.clone() },
+            Credentials { nc: "00000002".into(), ..right.clone() },
+            Credentials { cnonce: "x".into(), ..right.clone() },
+            Credentials { qop: None, ..right.clone() },
+            Credentials { qop: Some(Qop::AuthInt), ..right.clone() },
+            Credentials { response: right.response[..31].into(), ..right.clone() },
+            Credentials { response: String::new(), ..right.clone() },
         ];
         for credentials in wrong {
             assert!(!verify(&credentials, "GET", &ha1));

@@ -162,16 +162,8 @@ pub fn decide(
     now: Timestamp,
 ) -> Result<Decision, Rejection> {
     let echo_path = check_path(register, policy)?;
-    let mut change = Change {
-        existing,
-        register,
-        policy,
-        now,
-        writes: Vec::new(),
-        inserted: 0,
-        updated: 0,
-        removed: 0,
-    };
+    let mut change =
+        Change { existing, register, policy, now, writes: Vec::new(), inserted: 0, updated: 0, removed: 0 };
     match &register.contacts {
         Contacts::Query => {}
         Contacts::Star => change.remove_all()?,
@@ -179,12 +171,7 @@ pub fn decide(
     }
     let current = change.current();
     change.check_count(&current)?;
-    Ok(Decision {
-        saved: change.saved(),
-        writes: change.writes,
-        current,
-        echo_path,
-    })
+    Ok(Decision { saved: change.saved(), writes: change.writes, current, echo_path })
 }
 
 /// RFC 3327 section 5.3: before anything is stored. Returns whether the 200 echoes Path.
@@ -202,12 +189,7 @@ fn check_path(register: &Register, policy: &Policy) -> Result<bool, Rejection> {
 }
 
 fn refusal(status: u16, reason: &str) -> Rejection {
-    Rejection {
-        status,
-        reason: reason.to_owned(),
-        script_code: -1,
-        headers: Vec::new(),
-    }
+    Rejection { status, reason: reason.to_owned(), script_code: -1, headers: Vec::new() }
 }
 
 /// The change that one REGISTER makes, as it grows.
@@ -279,11 +261,7 @@ impl Change<'_> {
             (0, Some(binding)) => self.remove(binding),
             (0, None) => {}
             (seconds, current) => {
-                *(if current.is_some() {
-                    &mut self.updated
-                } else {
-                    &mut self.inserted
-                }) += 1;
+                *(if current.is_some() { &mut self.updated } else { &mut self.inserted }) += 1;
                 let binding = self.binding(key, contact, seconds, stored);
                 self.writes.push(binding);
             }
@@ -293,31 +271,14 @@ impl Change<'_> {
 
     /// How long the contact is bound, in seconds (section 10.3 steps 7 and 8, and the operator's bounds).
     fn lifetime(&self, contact: &Contact) -> Result<u32, Rejection> {
-        let asked = contact
-            .expires
-            .or(self.register.expires)
-            .unwrap_or(self.policy.default_expires);
+        let asked = contact.expires.or(self.register.expires).unwrap_or(self.policy.default_expires);
         let below = asked != 0 && asked < self.policy.min_expires;
         if below && self.policy.min_expires_reject {
-            let headers = vec![(
-                "Min-Expires".to_owned(),
-                self.policy.min_expires.to_string(),
-            )];
-            return Err(Rejection {
-                headers,
-                ..refusal(423, "Interval Too Brief")
-            });
+            let headers = vec![("Min-Expires".to_owned(), self.policy.min_expires.to_string())];
+            return Err(Rejection { headers, ..refusal(423, "Interval Too Brief") });
         }
-        let raised = if below {
-            self.policy.min_expires
-        } else {
-            asked
-        };
-        Ok(if self.policy.max_expires > 0 {
-            raised.min(self.policy.max_expires)
-        } else {
-            raised
-        })
+        let raised = if below { self.policy.min_expires } else { asked };
+        Ok(if self.policy.max_expires > 0 { raised.min(self.policy.max_expires) } else { raised })
     }
 
     /// The same REGISTER once more: it is answered again and changes nothing.
@@ -332,11 +293,7 @@ impl Change<'_> {
     fn check_order(&self, stored: &Binding) -> Result<(), Rejection> {
         let late = stored.call_id == self.register.call_id && self.register.cseq <= stored.cseq;
         let known = stored.state == BindingState::Removed || is_current(stored, self.now);
-        if late && known && !stored.key.is_flow() {
-            Err(refusal(400, "Invalid CSeq number"))
-        } else {
-            Ok(())
-        }
+        if late && known && !stored.key.is_flow() { Err(refusal(400, "Invalid CSeq number")) } else { Ok(()) }
     }
 
     fn remove(&mut self, binding: &Binding) {
@@ -351,24 +308,10 @@ impl Change<'_> {
         });
     }
 
-    fn binding(
-        &self,
-        key: &BindingKey,
-        contact: &Contact,
-        seconds: u32,
-        stored: Option<&Binding>,
-    ) -> Binding {
+    fn binding(&self, key: &BindingKey, contact: &Contact, seconds: u32, stored: Option<&Binding>) -> Binding {
         let register = self.register;
-        let path = if self.policy.path == PathMode::Ignore {
-            String::new()
-        } else {
-            register.path.clone()
-        };
-        let received = if contact.received.is_empty() {
-            &register.received
-        } else {
-            &contact.received
-        };
+        let path = if self.policy.path == PathMode::Ignore { String::new() } else { register.path.clone() };
+        let received = if contact.received.is_empty() { &register.received } else { &contact.received };
         Binding {
             key: key.clone(),
             contact: contact.uri.clone(),
@@ -383,11 +326,7 @@ impl Change<'_> {
             methods: contact.methods,
             cflags: register.cflags,
             instance: contact.instance.clone(),
-            reg_id: if contact.instance.is_empty() {
-                0
-            } else {
-                contact.reg_id
-            },
+            reg_id: if contact.instance.is_empty() { 0 } else { contact.reg_id },
             ruid: key.ruid(&register.aor),
             socket: register.socket.clone(),
             dc: self.policy.dc.clone(),
@@ -399,15 +338,9 @@ impl Change<'_> {
 
     /// The bindings after the change.
     fn current(&self) -> Vec<Binding> {
-        let untouched = self
-            .existing
-            .iter()
-            .filter(|binding| self.writes.iter().all(|write| write.key != binding.key));
-        let mut current: Vec<Binding> = untouched
-            .chain(&self.writes)
-            .filter(|binding| is_current(binding, self.now))
-            .cloned()
-            .collect();
+        let untouched = self.existing.iter().filter(|binding| self.writes.iter().all(|write| write.key != binding.key));
+        let mut current: Vec<Binding> =
+            untouched.chain(&self.writes).filter(|binding| is_current(binding, self.now)).cloned().collect();
         sort_by_preference(&mut current);
         current
     }
@@ -418,18 +351,10 @@ impl Change<'_> {
         if limit == 0 || current.len() <= limit || self.inserted == 0 {
             return Ok(());
         }
-        let retry_after = (self.policy.retry_after > 0).then(|| {
-            (
-                "Retry-After".to_owned(),
-                self.policy.retry_after.to_string(),
-            )
-        });
+        let retry_after =
+            (self.policy.retry_after > 0).then(|| ("Retry-After".to_owned(), self.policy.retry_after.to_string()));
         let headers = retry_after.into_iter().collect();
-        Err(Rejection {
-            script_code: -2,
-            headers,
-            ..refusal(503, "Too many registered contacts")
-        })
+        Err(Rejection { script_code: -2, headers, ..refusal(503, "Too many registered contacts") })
     }
 
     fn saved(&self) -> Saved {
@@ -444,14 +369,8 @@ impl Change<'_> {
 
 /// A q value in thousandths: 0 to 1 with at most three decimals (RFC 3261 section 25.1).
 pub fn parse_q(written: &str) -> Option<i16> {
-    let (whole, decimals) = written
-        .trim()
-        .split_once('.')
-        .unwrap_or((written.trim(), ""));
-    if whole.len() != 1
-        || decimals.len() > 3
-        || !decimals.bytes().all(|digit| digit.is_ascii_digit())
-    {
+    let (whole, decimals) = written.trim().split_once('.').unwrap_or((written.trim(), ""));
+    if whole.len() != 1 || decimals.len() > 3 || !decimals.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
     let whole: i16 = whole.parse().ok()?;
@@ -463,10 +382,7 @@ pub fn parse_q(written: &str) -> Option<i16> {
 /// The body of the 200's Contact header: every current binding with its remaining seconds, as the stock registrar writes it.
 /// `""` when there are none.
 pub fn contact_header_value(current: &[Binding], now: Timestamp) -> String {
-    let elements: Vec<String> = current
-        .iter()
-        .map(|binding| contact_element(binding, now))
-        .collect();
+    let elements: Vec<String> = current.iter().map(|binding| contact_element(binding, now)).collect();
     elements.join(", ")
 }
 
@@ -475,10 +391,7 @@ fn contact_element(binding: &Binding, now: Timestamp) -> String {
     if binding.q >= 0 {
         element.push_str(&format!(";q={}", q_text(binding.q)));
     }
-    element.push_str(&format!(
-        ";expires={}",
-        binding.expires_at.seconds_after(now)
-    ));
+    element.push_str(&format!(";expires={}", binding.expires_at.seconds_after(now)));
     if !binding.received.is_empty() {
         element.push_str(&format!(";received=\"{}\"", binding.received));
     }
@@ -551,10 +464,7 @@ mod tests {
     }
 
     fn adding(cseq: u32, uris: &[&str]) -> Register {
-        register(
-            cseq,
-            Contacts::List(uris.iter().map(|uri| contact(uri)).collect()),
-        )
+        register(cseq, Contacts::List(uris.iter().map(|uri| contact(uri)).collect()))
     }
 
     fn accept(existing: &[Binding], register: &Register) -> Decision {
@@ -563,9 +473,7 @@ mod tests {
 
     /// The rows as they are after the write.
     fn stored(existing: &[Binding], decision: &Decision) -> Vec<Binding> {
-        let kept = existing
-            .iter()
-            .filter(|row| decision.writes.iter().all(|write| write.key != row.key));
+        let kept = existing.iter().filter(|row| decision.writes.iter().all(|write| write.key != row.key));
         kept.chain(&decision.writes).cloned().collect()
     }
 
@@ -574,99 +482,51 @@ mod tests {
     }
 
     fn contacts(decision: &Decision) -> Vec<&str> {
-        decision
-            .current
-            .iter()
-            .map(|binding| binding.contact.as_str())
-            .collect()
+        decision.current.iter().map(|binding| binding.contact.as_str()).collect()
     }
 
     #[test]
     fn a_new_contact_is_inserted_and_listed() {
         let decision = accept(&[], &adding(1, &["sip:a@h"]));
-        assert_eq!(
-            (decision.saved, contacts(&decision)),
-            (Saved::Inserted, vec!["sip:a@h"])
-        );
+        assert_eq!((decision.saved, contacts(&decision)), (Saved::Inserted, vec!["sip:a@h"]));
         assert_eq!(decision.writes[0].expires_at, NOW.plus_seconds(3600));
-        assert_eq!(
-            (
-                decision.writes[0].dc.as_str(),
-                decision.writes[0].registrar.as_str()
-            ),
-            ("dc1", "reg1")
-        );
+        assert_eq!((decision.writes[0].dc.as_str(), decision.writes[0].registrar.as_str()), ("dc1", "reg1"));
     }
 
     #[test]
     fn a_refresh_updates_and_keeps_the_other_bindings() {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
         let decision = accept(&rows, &adding(2, &["sip:a@h"]));
-        assert_eq!(
-            (
-                decision.saved,
-                decision.writes.len(),
-                decision.current.len()
-            ),
-            (Saved::Updated, 1, 2)
-        );
+        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Updated, 1, 2));
     }
 
     #[test]
     fn a_query_changes_nothing_and_lists_all() {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
         let decision = accept(&rows, &register(2, Contacts::Query));
-        assert_eq!(
-            (
-                decision.saved,
-                decision.writes.len(),
-                decision.current.len()
-            ),
-            (Saved::Queried, 0, 2)
-        );
+        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Queried, 0, 2));
     }
 
     #[test]
     fn expires_zero_removes_that_binding_only_and_softly() {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
-        let removing = Register {
-            expires: Some(0),
-            ..adding(2, &["sip:a@h"])
-        };
+        let removing = Register { expires: Some(0), ..adding(2, &["sip:a@h"]) };
         let decision = accept(&rows, &removing);
-        assert_eq!(
-            (decision.saved, contacts(&decision)),
-            (Saved::Deleted, vec!["sip:b@h"])
-        );
-        assert_eq!(
-            (decision.writes[0].state, decision.writes[0].cseq),
-            (BindingState::Removed, 2)
-        );
+        assert_eq!((decision.saved, contacts(&decision)), (Saved::Deleted, vec!["sip:b@h"]));
+        assert_eq!((decision.writes[0].state, decision.writes[0].cseq), (BindingState::Removed, 2));
         assert_eq!(decision.writes[0].expires_at, NOW.plus_seconds(REMOVED_FOR));
     }
 
     #[test]
     fn removing_an_absent_binding_is_no_error() {
-        let removing = Register {
-            expires: Some(0),
-            ..adding(2, &["sip:a@h"])
-        };
+        let removing = Register { expires: Some(0), ..adding(2, &["sip:a@h"]) };
         assert_eq!(accept(&[], &removing).saved, Saved::Queried);
     }
 
     #[test]
     fn a_late_register_does_not_revive_a_removed_binding() {
         let rows = registered(&["sip:a@h"]);
-        let removed = stored(
-            &rows,
-            &accept(
-                &rows,
-                &Register {
-                    expires: Some(0),
-                    ..adding(3, &["sip:a@h"])
-                },
-            ),
-        );
+        let removed = stored(&rows, &accept(&rows, &Register { expires: Some(0), ..adding(3, &["sip:a@h"]) }));
         let late = decide(&removed, &adding(2, &["sip:a@h"]), &policy(), NOW).expect_err("refused");
         assert_eq!(late.status, 400);
     }
@@ -675,60 +535,23 @@ mod tests {
     fn star_removes_all_and_only_with_expires_zero() {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
         let star = register(2, Contacts::Star);
-        assert_eq!(
-            decide(&rows, &star, &policy(), NOW)
-                .expect_err("refused")
-                .status,
-            400
-        );
-        let decision = accept(
-            &rows,
-            &Register {
-                expires: Some(0),
-                ..star
-            },
-        );
-        assert_eq!(
-            (
-                decision.saved,
-                decision.writes.len(),
-                decision.current.len()
-            ),
-            (Saved::Deleted, 2, 0)
-        );
+        assert_eq!(decide(&rows, &star, &policy(), NOW).expect_err("refused").status, 400);
+        let decision = accept(&rows, &Register { expires: Some(0), ..star });
+        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Deleted, 2, 0));
     }
 
     #[test]
     fn star_with_an_old_cseq_fails_as_a_whole() {
-        let rows = stored(
-            &registered(&["sip:b@h"]),
-            &accept(&[], &adding(5, &["sip:a@h"])),
-        );
-        let star = Register {
-            expires: Some(0),
-            ..register(2, Contacts::Star)
-        };
-        assert_eq!(
-            decide(&rows, &star, &policy(), NOW)
-                .expect_err("refused")
-                .status,
-            400
-        );
+        let rows = stored(&registered(&["sip:b@h"]), &accept(&[], &adding(5, &["sip:a@h"])));
+        let star = Register { expires: Some(0), ..register(2, Contacts::Star) };
+        assert_eq!(decide(&rows, &star, &policy(), NOW).expect_err("refused").status, 400);
     }
 
     #[test]
     fn a_lower_cseq_of_the_same_call_id_is_refused() {
         let rows = accept(&[], &adding(5, &["sip:a@h"])).writes;
-        assert_eq!(
-            decide(&rows, &adding(4, &["sip:a@h"]), &policy(), NOW)
-                .expect_err("refused")
-                .script_code,
-            -1
-        );
-        let other = Register {
-            call_id: "call-2".into(),
-            ..adding(4, &["sip:a@h"])
-        };
+        assert_eq!(decide(&rows, &adding(4, &["sip:a@h"]), &policy(), NOW).expect_err("refused").script_code, -1);
+        let other = Register { call_id: "call-2".into(), ..adding(4, &["sip:a@h"]) };
         assert_eq!(accept(&rows, &other).saved, Saved::Updated);
     }
 
@@ -736,164 +559,68 @@ mod tests {
     fn a_retransmission_is_answered_again_and_writes_nothing() {
         let rows = registered(&["sip:a@h"]);
         let decision = accept(&rows, &adding(1, &["sip:a@h"]));
-        assert_eq!(
-            (
-                decision.saved,
-                decision.writes.len(),
-                decision.current.len()
-            ),
-            (Saved::Queried, 0, 1)
-        );
+        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Queried, 0, 1));
         let later = Timestamp(NOW.0 + 21_000);
-        assert_eq!(
-            decide(&rows, &adding(1, &["sip:a@h"]), &policy(), later)
-                .expect_err("too late")
-                .status,
-            400
-        );
+        assert_eq!(decide(&rows, &adding(1, &["sip:a@h"]), &policy(), later).expect_err("too late").status, 400);
     }
 
     #[test]
     fn one_bad_contact_refuses_the_whole_register() {
         let long = format!("sip:{}@h", "x".repeat(600));
-        let refused =
-            decide(&[], &adding(1, &["sip:a@h", &long]), &policy(), NOW).expect_err("refused");
+        let refused = decide(&[], &adding(1, &["sip:a@h", &long]), &policy(), NOW).expect_err("refused");
         assert_eq!(refused.status, 400);
     }
 
     #[test]
     fn a_flow_is_replaced_whatever_its_cseq() {
-        let flow = |uri: &str| Contact {
-            instance: "<urn:uuid:1>".into(),
-            reg_id: 1,
-            ..contact(uri)
-        };
+        let flow = |uri: &str| Contact { instance: "<urn:uuid:1>".into(), reg_id: 1, ..contact(uri) };
         let rows = accept(&[], &register(5, Contacts::List(vec![flow("sip:a@h1")]))).writes;
         let decision = accept(&rows, &register(1, Contacts::List(vec![flow("sip:a@h2")])));
-        assert_eq!(
-            (decision.saved, contacts(&decision)),
-            (Saved::Updated, vec!["sip:a@h2"])
-        );
+        assert_eq!((decision.saved, contacts(&decision)), (Saved::Updated, vec!["sip:a@h2"]));
     }
 
     #[test]
     fn the_contact_parameter_beats_the_header_beats_the_default() {
-        let own = Contact {
-            expires: Some(100),
-            ..contact("sip:a@h")
-        };
+        let own = Contact { expires: Some(100), ..contact("sip:a@h") };
         let list = Contacts::List(vec![own, contact("sip:b@h")]);
-        let decision = accept(
-            &[],
-            &Register {
-                expires: Some(200),
-                ..register(1, list)
-            },
-        );
-        let expiry: Vec<_> = decision
-            .writes
-            .iter()
-            .map(|write| write.expires_at.seconds_after(NOW))
-            .collect();
+        let decision = accept(&[], &Register { expires: Some(200), ..register(1, list) });
+        let expiry: Vec<_> = decision.writes.iter().map(|write| write.expires_at.seconds_after(NOW)).collect();
         assert_eq!(expiry, [100, 200]);
     }
 
     #[test]
     fn bounds_of_expiry() {
-        let asking = |seconds| Register {
-            expires: Some(seconds),
-            ..adding(1, &["sip:a@h"])
-        };
-        let granted = |seconds| {
-            accept(&[], &asking(seconds)).writes[0]
-                .expires_at
-                .seconds_after(NOW)
-        };
-        assert_eq!(
-            [granted(5), granted(60), granted(3600), granted(9999)],
-            [60, 60, 3600, 3600]
-        );
-        let strict = Policy {
-            min_expires_reject: true,
-            ..policy()
-        };
+        let asking = |seconds| Register { expires: Some(seconds), ..adding(1, &["sip:a@h"]) };
+        let granted = |seconds| accept(&[], &asking(seconds)).writes[0].expires_at.seconds_after(NOW);
+        assert_eq!([granted(5), granted(60), granted(3600), granted(9999)], [60, 60, 3600, 3600]);
+        let strict = Policy { min_expires_reject: true, ..policy() };
         let refused = decide(&[], &asking(5), &strict, NOW).expect_err("too brief");
-        assert_eq!(
-            (refused.status, refused.headers),
-            (423, vec![("Min-Expires".to_owned(), "60".to_owned())])
-        );
+        assert_eq!((refused.status, refused.headers), (423, vec![("Min-Expires".to_owned(), "60".to_owned())]));
     }
 
     #[test]
     fn too_many_contacts_are_refused_with_retry_after() {
-        let limited = Policy {
-            max_contacts: 1,
-            retry_after: 30,
-            ..policy()
-        };
+        let limited = Policy { max_contacts: 1, retry_after: 30, ..policy() };
         let rows = registered(&["sip:a@h"]);
         let refused = decide(&rows, &adding(2, &["sip:b@h"]), &limited, NOW).expect_err("too many");
         assert_eq!((refused.status, refused.script_code), (503, -2));
-        assert_eq!(
-            refused.headers,
-            [("Retry-After".to_owned(), "30".to_owned())]
-        );
+        assert_eq!(refused.headers, [("Retry-After".to_owned(), "30".to_owned())]);
         assert!(decide(&rows, &adding(2, &["sip:a@h"]), &limited, NOW).is_ok());
-        let replacing = Register {
-            replace: true,
-            ..adding(2, &["sip:b@h"])
-        };
-        assert_eq!(
-            decide(&rows, &replacing, &limited, NOW)
-                .expect("replaced")
-                .current
-                .len(),
-            1
-        );
+        let replacing = Register { replace: true, ..adding(2, &["sip:b@h"]) };
+        assert_eq!(decide(&rows, &replacing, &limited, NOW).expect("replaced").current.len(), 1);
     }
 
     #[test]
     fn path_is_refused_before_anything_is_stored_when_not_supported() {
-        let with_path = Register {
-            path: "<sip:lb;lr>".into(),
-            ..adding(1, &["sip:a@h"])
-        };
+        let with_path = Register { path: "<sip:lb;lr>".into(), ..adding(1, &["sip:a@h"]) };
         let refused = decide(&[], &with_path, &policy(), NOW).expect_err("420");
-        assert_eq!(
-            (refused.status, refused.headers),
-            (420, vec![("Unsupported".to_owned(), "path".to_owned())])
-        );
-        let supported = accept(
-            &[],
-            &Register {
-                supports_path: true,
-                ..with_path.clone()
-            },
-        );
-        assert_eq!(
-            (supported.echo_path, supported.writes[0].path.as_str()),
-            (true, "<sip:lb;lr>")
-        );
-        let ignoring = Policy {
-            path: PathMode::Ignore,
-            ..policy()
-        };
-        assert_eq!(
-            decide(&[], &with_path, &ignoring, NOW)
-                .expect("ignored")
-                .writes[0]
-                .path,
-            ""
-        );
-        let lazy = Policy {
-            path: PathMode::Lazy,
-            ..policy()
-        };
-        assert!(
-            !decide(&[], &with_path, &lazy, NOW)
-                .expect("stored")
-                .echo_path
-        );
+        assert_eq!((refused.status, refused.headers), (420, vec![("Unsupported".to_owned(), "path".to_owned())]));
+        let supported = accept(&[], &Register { supports_path: true, ..with_path.clone() });
+        assert_eq!((supported.echo_path, supported.writes[0].path.as_str()), (true, "<sip:lb;lr>"));
+        let ignoring = Policy { path: PathMode::Ignore, ..policy() };
+        assert_eq!(decide(&[], &with_path, &ignoring, NOW).expect("ignored").writes[0].path, "");
+        let lazy = Policy { path: PathMode::Lazy, ..policy() };
+        assert!(!decide(&[], &with_path, &lazy, NOW).expect("stored").echo_path);
     }
 
     #[test]
@@ -906,14 +633,8 @@ mod tests {
 
     #[test]
     fn a_write_knows_the_row_it_supersedes() {
-        let rows = vec![Binding {
-            written_at: 77,
-            ..registered(&["sip:a@h"]).remove(0)
-        }];
-        assert_eq!(
-            accept(&rows, &adding(2, &["sip:a@h"])).writes[0].written_at,
-            77
-        );
+        let rows = vec![Binding { written_at: 77, ..registered(&["sip:a@h"]).remove(0) }];
+        assert_eq!(accept(&rows, &adding(2, &["sip:a@h"])).writes[0].written_at, 77);
     }
 
     #[test]
@@ -933,21 +654,8 @@ mod tests {
 
     #[test]
     fn q_values() {
-        let read: Vec<_> = ["0", "1", "0.7", "0.125", "1.000", "0."]
-            .iter()
-            .map(|q| parse_q(q))
-            .collect();
-        assert_eq!(
-            read,
-            [
-                Some(0),
-                Some(1000),
-                Some(700),
-                Some(125),
-                Some(1000),
-                Some(0)
-            ]
-        );
+        let read: Vec<_> = ["0", "1", "0.7", "0.125", "1.000", "0."].iter().map(|q| parse_q(q)).collect();
+        assert_eq!(read, [Some(0), Some(1000), Some(700), Some(125), Some(1000), Some(0)]);
         for wrong in ["", "1.1", "2", "-1", "0.1234", "x", "0.x"] {
             assert_eq!(parse_q(wrong), None, "{wrong}");
         }

@@ -53,15 +53,7 @@ impl SipUri {
         let (rest, headers) = rest.split_once('?').unwrap_or((rest, ""));
         let (hostport, params) = rest.split_once(';').unwrap_or((rest, ""));
         let (host, port) = split_hostport(hostport)?;
-        Ok(Self {
-            secure,
-            user,
-            password,
-            host,
-            port,
-            params: pairs(params, ';'),
-            headers: pairs(headers, '&'),
-        })
+        Ok(Self { secure, user, password, host, port, params: pairs(params, ';'), headers: pairs(headers, '&') })
     }
 
     /// Whether two URIs are equal by RFC 3261 section 19.1.4.
@@ -77,25 +69,17 @@ impl SipUri {
 
     fn same_params(&self, other: &Self) -> bool {
         let shared_agree = self.params.iter().all(|(name, value)| {
-            other
-                .params
-                .get(name)
-                .is_none_or(|theirs| unescape(value).eq_ignore_ascii_case(&unescape(theirs)))
+            other.params.get(name).is_none_or(|theirs| unescape(value).eq_ignore_ascii_case(&unescape(theirs)))
         });
-        shared_agree
-            && DECISIVE
-                .iter()
-                .all(|name| self.params.contains_key(*name) == other.params.contains_key(*name))
+        shared_agree && DECISIVE.iter().all(|name| self.params.contains_key(*name) == other.params.contains_key(*name))
     }
 
     fn same_headers(&self, other: &Self) -> bool {
         self.headers.len() == other.headers.len()
-            && self.headers.iter().all(|(name, value)| {
-                other
-                    .headers
-                    .get(name)
-                    .is_some_and(|theirs| unescape(value) == unescape(theirs))
-            })
+            && self
+                .headers
+                .iter()
+                .all(|(name, value)| other.headers.get(name).is_some_and(|theirs| unescape(value) == unescape(theirs)))
     }
 
     /// One text for URIs that name the same contact: scheme, user, host, port, and the parameters that decide equality.
@@ -119,10 +103,7 @@ impl SipUri {
         }
         for name in DECISIVE {
             if let Some(value) = self.params.get(name) {
-                text.push_str(&format!(
-                    ";{name}={}",
-                    escape(&unescape(value).to_ascii_lowercase())
-                ));
+                text.push_str(&format!(";{name}={}", escape(&unescape(value).to_ascii_lowercase())));
             }
         }
         for (index, (name, value)) in self.headers.iter().enumerate() {
@@ -147,9 +128,8 @@ fn split_userinfo(userinfo: Option<&str>) -> Result<(Option<String>, Option<Stri
 fn split_hostport(text: &str) -> Result<(String, Option<u16>), UriError> {
     let (host, port) = match text.strip_prefix('[') {
         Some(bracketed) => {
-            let (address, after) = bracketed
-                .split_once(']')
-                .ok_or(UriError("an IPv6 address has no closing bracket"))?;
+            let (address, after) =
+                bracketed.split_once(']').ok_or(UriError("an IPv6 address has no closing bracket"))?;
             (format!("[{address}]"), after.strip_prefix(':'))
         }
         None => match text.split_once(':') {
@@ -160,12 +140,8 @@ fn split_hostport(text: &str) -> Result<(String, Option<u16>), UriError> {
     if host.is_empty() || host == "[]" || host.chars().any(char::is_whitespace) {
         return Err(UriError("the host is missing or malformed"));
     }
-    let port = port
-        .map(|port| {
-            port.parse()
-                .map_err(|_| UriError("the port is not a number up to 65535"))
-        })
-        .transpose()?;
+    let port =
+        port.map(|port| port.parse().map_err(|_| UriError("the port is not a number up to 65535"))).transpose()?;
     Ok((host.to_ascii_lowercase(), port))
 }
 
@@ -230,18 +206,9 @@ mod tests {
     /// The examples of RFC 3261 section 19.1.4.
     #[test]
     fn rfc_3261_equal_uris_are_equal() {
-        assert!(equal(
-            "sip:%61lice@atlanta.com;transport=TCP",
-            "sip:alice@AtLanTa.CoM;Transport=tcp"
-        ));
-        assert!(equal(
-            "sip:carol@chicago.com",
-            "sip:carol@chicago.com;newparam=5"
-        ));
-        assert!(equal(
-            "sip:carol@chicago.com",
-            "sip:carol@chicago.com;security=on"
-        ));
+        assert!(equal("sip:%61lice@atlanta.com;transport=TCP", "sip:alice@AtLanTa.CoM;Transport=tcp"));
+        assert!(equal("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5"));
+        assert!(equal("sip:carol@chicago.com", "sip:carol@chicago.com;security=on"));
         assert!(equal(
             "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
             "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com"
@@ -255,25 +222,13 @@ mod tests {
     #[test]
     fn rfc_3261_different_uris_are_different() {
         for (a, b) in [
-            (
-                "SIP:ALICE@AtLanTa.CoM;Transport=udp",
-                "sip:alice@AtLanTa.CoM;Transport=UDP",
-            ),
+            ("SIP:ALICE@AtLanTa.CoM;Transport=udp", "sip:alice@AtLanTa.CoM;Transport=UDP"),
             ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"),
             ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp"),
-            (
-                "sip:bob@biloxi.com",
-                "sip:bob@biloxi.com:6000;transport=tcp",
-            ),
-            (
-                "sip:carol@chicago.com",
-                "sip:carol@chicago.com?Subject=next%20meeting",
-            ),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com?Subject=next%20meeting"),
             ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4"),
-            (
-                "sip:carol@chicago.com;security=on",
-                "sip:carol@chicago.com;security=off",
-            ),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;security=off"),
             ("sip:carol@chicago.com", "sips:carol@chicago.com"),
         ] {
             assert!(!equal(a, b), "{a} and {b}");
@@ -283,10 +238,7 @@ mod tests {
     #[test]
     fn ipv6_hosts_keep_their_brackets() {
         let parsed = uri("sip:alice@[2001:DB8::1]:5080;lr");
-        assert_eq!(
-            (parsed.host.as_str(), parsed.port),
-            ("[2001:db8::1]", Some(5080))
-        );
+        assert_eq!((parsed.host.as_str(), parsed.port), ("[2001:db8::1]", Some(5080)));
     }
 
     #[test]
@@ -309,19 +261,8 @@ mod tests {
 
     #[test]
     fn the_normalised_text_separates_what_differs_in_a_decisive_part() {
-        for other in [
-            "sip:a@h:5060",
-            "sips:a@h",
-            "sip:A@h",
-            "sip:a@h;transport=tcp",
-            "sip:a@h2",
-            "sip:a:p@h",
-        ] {
-            assert_ne!(
-                uri("sip:a@h").normalised(),
-                uri(other).normalised(),
-                "{other}"
-            );
+        for other in ["sip:a@h:5060", "sips:a@h", "sip:A@h", "sip:a@h;transport=tcp", "sip:a@h2", "sip:a:p@h"] {
+            assert_ne!(uri("sip:a@h").normalised(), uri(other).normalised(), "{other}");
         }
     }
 
@@ -333,9 +274,7 @@ mod tests {
             "(|:5060|:5062)",
             "(|;transport=tcp|;Transport=TCP|;lr|;ob;lr)",
         )
-            .prop_map(|(scheme, user, host, port, params)| {
-                format!("{scheme}:{user}@{host}{port}{params}")
-            })
+            .prop_map(|(scheme, user, host, port, params)| format!("{scheme}:{user}@{host}{port}{params}"))
     }
 
     proptest! {

@@ -494,7 +494,14 @@ fn ask_over_tcp(to: SocketAddrV4) -> Result<()> {
     stream.set_read_timeout(Some(OPTIONS_LIMIT))?;
     let request = options(to, stream.local_addr()?, "TCP");
     stream.write_all(request.as_bytes())?;
-    stream.read_exact(&mut [0; 12])?; // "SIP/2.0 200 "
+    // To its end: closed too early, Kamailio would log a reset.
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut some = [0; 2048];
+        let length = stream.read(&mut some)?;
+        anyhow::ensure!(length > 0, "the connection was closed");
+        answer.extend(&some[..length]);
+    }
     Ok(())
 }
 

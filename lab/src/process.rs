@@ -163,6 +163,7 @@ fn spawn_from_long_lived_thread(command: Command) -> std::io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
 
     let spawner = SPAWNER.get_or_init(|| {
+        adopt_orphans();
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::spawn(move || {
             for (mut command, answer) in queue {
@@ -177,6 +178,13 @@ fn spawn_from_long_lived_thread(command: Command) -> std::io::Result<Child> {
         .send((command, answer))
         .map_err(|_| gone(mpsc::RecvError))?;
     result.recv().map_err(gone)?
+}
+
+/// Makes a process whose parent has died our child instead of init's, so that it can be waited for, and does not stay behind
+/// as a zombie where init is a program that does not reap.
+fn adopt_orphans() {
+    // It fails only on kernels older than all that we run on; orphans then go to init.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 fn open_log(path: &Path) -> Result<File> {
@@ -195,6 +203,7 @@ pub struct Managed {
     name: String,
     pid: u32,
     started: u64,
+    #[expect(dead_code, reason = "we wait by pid, as only that leaves the process unreaped")]
     child: Child,
     log: PathBuf,
     log_start: u64,
@@ -302,7 +311,7 @@ impl Managed {
 
     /// An error that says what failed and quotes the last lines of the log.
     pub fn failure(&self, what: impl std::fmt::Display) -> Error {
-        anyhow!("{}: {what}\n{}", self.name, quote(&self.log, &self.log()))
+        anyhow!("{}: {what}\n{}", self.name, quote(&self.log, &self.log(), TAIL_LINES))
     }
 
     /// Lets it go on without us: nothing is stopped when this is dropped. Only for [`OnOurDeath::Outlive`].
@@ -347,11 +356,20 @@ impl Managed {
         Ok(())
     }
 
+    /// Waits for every process of the group: its orphans are our children (see [`adopt_orphans`]). When this returns they
+    /// hold no port and no file any more.
+    fn reap_group(&self) {
+        if let Ok(group) = as_pid(self.pid) {
+            // An error means that there are no more.
+            while rustix::process::waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED).is_ok() {}
+        }
+    }
+
     /// Kills what is left of the group, then reaps: in this order the group's number is still ours.
     fn finish(&mut self) {
         if !self.over {
             let _ = self.signal_group(Signal::KILL); // fails only when nobody is left
-            let _ = self.child.wait();
+            self.reap_group();
             self.over = true;
         }
     }
@@ -397,9 +415,9 @@ pub fn stop_detached(pid: u32, started: u64, timeout: Duration) -> Result<bool> 
 }
 
 /// The last lines of a text, indented, under the path they come from.
-pub fn quote(path: &Path, text: &str) -> String {
+pub(crate) fn quote(path: &Path, text: &str, most: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+    let tail = &lines[lines.len().saturating_sub(most)..];
     if tail.is_empty() {
         return format!("  ({} is empty)", path.display());
     }

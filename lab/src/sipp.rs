@@ -14,6 +14,8 @@ use crate::{RunDir, workspace};
 
 /// Above this number of calls the messages are not written down unless asked for: it would slow SIPp down.
 const TRACED_CALLS: u64 = 200;
+/// How much of each of its logs an error quotes.
+const QUOTED_LINES: usize = 150;
 /// How much longer than its own timeout SIPp may take to end.
 const GRACE: Duration = Duration::from_secs(15);
 const BIND_LIMIT: Duration = Duration::from_secs(10);
@@ -151,6 +153,7 @@ impl Sipp {
     }
 
     /// The injection file of the digest scenarios: `(user, domain, password)`, taken in turn, from the start again at the end.
+    /// A password must not hold spaces, brackets or semicolons: SIPp has no way to quote them.
     pub fn users<S: AsRef<str>>(self, users: impl IntoIterator<Item = (S, S, S)>) -> Self {
         let row = |(user, domain, password): (S, S, S)| {
             let (user, password) = (user.as_ref(), password.as_ref());
@@ -486,13 +489,12 @@ impl Report {
             "{}: {what}: {} successful, {} failed, {} begun of {asked} asked for, {} retransmissions\n",
             self.name, self.successful, self.failed, self.created, self.retransmissions
         );
-        for (name, part) in [(ERRORS, &self.errors), (MESSAGES, &self.messages)] {
-            if !part.is_empty() {
-                text += &quote(Path::new(name), part);
-                text.push('\n');
-            }
+        let parts = [(ERRORS, &self.errors), (MESSAGES, &self.messages), ("its screen", &self.output)];
+        for (name, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
+            text += &quote(Path::new(name), part, QUOTED_LINES);
+            text.push('\n');
         }
-        text + &quote(Path::new("its screen"), &self.output)
+        text.trim_end().to_owned()
     }
 }
 
@@ -545,10 +547,12 @@ fn rtt_file(dir: &Path) -> Option<PathBuf> {
         .find(|path| path.to_string_lossy().ends_with("_rtt.csv"))
 }
 
-/// SIPp paints its screens one below the other; the last two say it all.
+/// SIPp paints its screens one below the other; the last of the scenario says it all. Without one: what it printed, which then
+/// is an error.
 fn last_screen(output: &str) -> String {
-    const MARK: &str = "------ Scenario Screen ------";
-    output.rfind(MARK).map_or(output, |start| &output[start..]).to_owned()
+    let last = output.rsplit("------ Scenario Screen ------").next().unwrap_or(output);
+    let end = last.find("------ Test Terminated").unwrap_or(last.len());
+    last[..end].trim_end_matches('-').to_owned()
 }
 
 #[cfg(test)]

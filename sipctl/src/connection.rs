@@ -12,7 +12,13 @@ use store::{Login, StoreConfig, TlsConfig};
 #[derive(Debug, Args)]
 pub(crate) struct Connection {
     /// Some Cassandra nodes, host:port, comma-separated.
-    #[arg(long, global = true, env = "CASSANDRA_CONTACT_POINTS", default_value = "127.0.0.1:9042", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "CASSANDRA_CONTACT_POINTS",
+        default_value = "127.0.0.1:9042",
+        value_delimiter = ','
+    )]
     contact_points: Vec<String>,
     /// Keyspace of the tables.
     #[arg(long, global = true, env = "CASSANDRA_KEYSPACE", default_value = "sip")]

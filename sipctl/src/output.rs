@@ -47,7 +47,8 @@ impl Output {
 }
 
 fn object(columns: &[&str], row: &[Value]) -> Value {
-    let fields: Map<String, Value> = columns.iter().map(|name| name.replace(' ', "_")).zip(row.iter().cloned()).collect();
+    let fields: Map<String, Value> =
+        columns.iter().map(|name| name.replace(' ', "_")).zip(row.iter().cloned()).collect();
     Value::Object(fields)
 }
 

@@ -86,7 +86,10 @@ pub(crate) unsafe fn fixup(name: &'static str, parameter: *mut *mut c_void, numb
             // SAFETY: before its fixup a parameter is terminated text.
             let written = unsafe { CStr::from_ptr((*parameter).cast()) }.to_string_lossy().into_owned();
             if !written.contains('$') && super::tm::find_route(&written).is_none() {
-                super::log::log_error!(name, "there is no route[{written}]: its last parameter names the route to resume in");
+                super::log::log_error!(
+                    name,
+                    "there is no route[{written}]: its last parameter names the route to resume in"
+                );
                 return -1;
             }
         }

@@ -129,7 +129,8 @@ impl Message<'_> {
     pub(crate) fn call_id(&self) -> Result<String, Malformed> {
         self.parse()?;
         // SAFETY: after parsing, null or a valid header.
-        unsafe { self.get().callid.as_ref().map(|header| text::owned(&header.body)) }.ok_or(Malformed("there is no Call-ID header"))
+        unsafe { self.get().callid.as_ref().map(|header| text::owned(&header.body)) }
+            .ok_or(Malformed("there is no Call-ID header"))
     }
 
     /// The CSeq number.
@@ -141,7 +142,8 @@ impl Message<'_> {
         // SAFETY: after parsing, null or a header whose parsed part is null or a cseq_body.
         let body = unsafe { self.get().cseq.as_ref().and_then(|cseq| cseq.parsed.cast::<sys::cseq_body>().as_ref()) };
         // SAFETY: a parsed body's texts are valid.
-        body.and_then(|body| unsafe { text::owned(&body.number) }.parse().ok()).ok_or(Malformed("there is no valid CSeq header"))
+        body.and_then(|body| unsafe { text::owned(&body.number) }.parse().ok())
+            .ok_or(Malformed("there is no valid CSeq header"))
     }
 
     /// The Expires header in seconds. RFC 3261 section 20.19: a malformed value counts as 3600.

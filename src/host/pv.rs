@@ -60,7 +60,11 @@ pub(crate) unsafe fn parse(variables: &[Variable], spec: *mut sys::pv_spec_t, na
         let name = unsafe { text::owned(&*name) };
         let Some(index) = variables.iter().position(|(known, _)| *known == name) else {
             let known: Vec<_> = variables.iter().map(|(name, _)| *name).collect();
-            super::log::log_error!("cassandra", "there is no variable $cassandra({name}): use one of {}", known.join(", "));
+            super::log::log_error!(
+                "cassandra",
+                "there is no variable $cassandra({name}): use one of {}",
+                known.join(", ")
+            );
             return -1;
         };
         // SAFETY: the server's specification, ours to fill.

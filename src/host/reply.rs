@@ -42,7 +42,12 @@ pub(crate) fn add_header(message: &mut Message<'_>, name: &str, value: &str) -> 
     let line = format!("{name}: {value}\r\n");
     // SAFETY: copies the line; the message is the interpreter's current one; main thread.
     let lump = unsafe {
-        sys::add_lump_rpl2(message.raw(), line.as_ptr().cast_mut().cast(), text::length(&line), sys::LUMP_RPL_HDR as i32)
+        sys::add_lump_rpl2(
+            message.raw(),
+            line.as_ptr().cast_mut().cast(),
+            text::length(&line),
+            sys::LUMP_RPL_HDR as i32,
+        )
     };
     !lump.is_null()
 }

@@ -8,7 +8,8 @@ use super::sys;
 macro_rules! statistic {
     ($field:ident) => {{
         unsafe extern "C" fn read() -> std::os::raw::c_long {
-            $crate::host::shared::metrics().map_or(0, |metrics| bridge::metrics::get(&metrics.$field) as std::os::raw::c_long)
+            $crate::host::shared::metrics()
+                .map_or(0, |metrics| bridge::metrics::get(&metrics.$field) as std::os::raw::c_long)
         }
         $crate::host::stats::row(concat!(stringify!($field), "\0"), read)
     }};

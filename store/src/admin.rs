@@ -23,7 +23,11 @@ impl Admin {
     /// # Errors
     /// [`ConnectError`], one sentence for the operator.
     pub async fn connect(config: &StoreConfig) -> Result<Self, ConnectError> {
-        Ok(Self { session: open(config).await?, store: Store::connect(config).await?, keyspace: config.keyspace.clone() })
+        Ok(Self {
+            session: open(config).await?,
+            store: Store::connect(config).await?,
+            keyspace: config.keyspace.clone(),
+        })
     }
 
     /// Reads as the module does.
@@ -66,7 +70,12 @@ impl Admin {
         self.update(aor, "enabled = ?", (enabled, aor.domain(), aor.username())).await
     }
 
-    async fn update(&self, aor: &Aor, columns: &str, values: impl scylla::serialize::row::SerializeRow) -> Result<bool, StoreError> {
+    async fn update(
+        &self,
+        aor: &Aor,
+        columns: &str,
+        values: impl scylla::serialize::row::SerializeRow,
+    ) -> Result<bool, StoreError> {
         if self.store.credentials(aor).await?.is_none() {
             return Ok(false);
         }

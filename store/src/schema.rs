@@ -62,7 +62,11 @@ const STEPS: [(i32, &[&str]); 1] = [(
 ///
 /// # Errors
 /// [`ConnectError`]; running it again goes on where it stopped.
-pub async fn apply(config: &StoreConfig, replication: Option<Replication>, progress: impl Fn(&str)) -> Result<(), ConnectError> {
+pub async fn apply(
+    config: &StoreConfig,
+    replication: Option<Replication>,
+    progress: impl Fn(&str),
+) -> Result<(), ConnectError> {
     let session = open(&StoreConfig { request_timeout: PATIENCE, local_dc: String::new(), ..config.clone() }).await?;
     let replication = replication.unwrap_or_else(|| default_replication(&session));
     check_replication(&session, &replication)?;
@@ -117,7 +121,9 @@ pub(crate) async fn check_version(session: &Session, keyspace: &str) -> Result<(
         return Err(ConnectError::SchemaTooOld { keyspace: keyspace.to_owned(), found, needed: VERSION });
     }
     if found > VERSION {
-        tracing::warn!("schema version {found} is newer than this module's {VERSION}: reading what is known, writing the old format");
+        tracing::warn!(
+            "schema version {found} is newer than this module's {VERSION}: reading what is known, writing the old format"
+        );
     }
     Ok(())
 }
@@ -133,7 +139,11 @@ async fn check_keyspace(session: &Session, keyspace: &str) -> Result<(), Connect
 
 async fn read_version(session: &Session, keyspace: &str) -> Result<i32, ConnectError> {
     let query = format!("SELECT version FROM {keyspace}.schema_version WHERE component = '{COMPONENT}'");
-    let rows = session.query_unpaged(query, ()).await?.into_rows_result().map_err(|error| ConnectError::Statement(error.to_string()))?;
+    let rows = session
+        .query_unpaged(query, ())
+        .await?
+        .into_rows_result()
+        .map_err(|error| ConnectError::Statement(error.to_string()))?;
     let row = rows.maybe_first_row::<(i32,)>().map_err(|error| ConnectError::Statement(error.to_string()))?;
     Ok(row.map_or(0, |(version,)| version))
 }
@@ -146,8 +156,15 @@ async fn run(session: &Session, statement: &str) -> Result<(), ConnectError> {
 
 fn default_replication(session: &Session) -> Replication {
     let state = session.get_cluster_state();
-    let nodes_of = |dc: &str| state.get_nodes_info().iter().filter(|node| node.datacenter.as_deref() == Some(dc)).count();
-    datacentres(session).into_iter().map(|dc| { let replicas = nodes_of(&dc).min(3); (dc, replicas) }).collect()
+    let nodes_of =
+        |dc: &str| state.get_nodes_info().iter().filter(|node| node.datacenter.as_deref() == Some(dc)).count();
+    datacentres(session)
+        .into_iter()
+        .map(|dc| {
+            let replicas = nodes_of(&dc).min(3);
+            (dc, replicas)
+        })
+        .collect()
 }
 
 fn check_replication(session: &Session, replication: &Replication) -> Result<(), ConnectError> {
@@ -184,6 +201,11 @@ mod tests {
     #[test]
     fn the_steps_end_at_the_version_and_are_idempotent() {
         assert_eq!(STEPS.last().map(|(version, _)| *version), Some(VERSION));
-        assert!(STEPS.iter().flat_map(|(_, statements)| *statements).all(|statement| statement.contains("IF NOT EXISTS {ks}.")));
+        assert!(
+            STEPS
+                .iter()
+                .flat_map(|(_, statements)| *statements)
+                .all(|statement| statement.contains("IF NOT EXISTS {ks}."))
+        );
     }
 }

@@ -46,7 +46,8 @@ impl Store {
         check_datacentre(&session, &config.local_dc)?;
         schema::check_version(&session, &config.keyspace).await?;
         let prepare = async |cql: String| {
-            let mut statement = session.prepare(cql).await.map_err(|error| ConnectError::Statement(error.to_string()))?;
+            let mut statement =
+                session.prepare(cql).await.map_err(|error| ConnectError::Statement(error.to_string()))?;
             statement.set_is_idempotent(true);
             Ok::<_, ConnectError>(statement)
         };
@@ -130,7 +131,10 @@ fn profile(config: &StoreConfig) -> ExecutionProfile {
         .request_timeout(Some(config.request_timeout))
         .load_balancing_policy(policy.build());
     if let Some(retry_interval) = config.speculative_after {
-        profile = profile.speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval })));
+        profile = profile.speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+            max_retry_count: 1,
+            retry_interval,
+        })));
     }
     profile.build()
 }
@@ -154,7 +158,9 @@ pub(crate) fn datacentres(session: &Session) -> Vec<String> {
 }
 
 fn tls_context(config: &StoreConfig) -> Result<Arc<rustls::ClientConfig>, ConnectError> {
-    let Some(tls) = &config.tls else { return Err(ConnectError::Tls { file: String::new(), reason: "not configured".to_owned() }) };
+    let Some(tls) = &config.tls else {
+        return Err(ConnectError::Tls { file: String::new(), reason: "not configured".to_owned() });
+    };
     let refuse = |file: &Path, reason: String| ConnectError::Tls { file: file.display().to_string(), reason };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(&tls.ca_file).map_err(|reason| refuse(&tls.ca_file, reason))? {
@@ -178,7 +184,8 @@ fn tls_context(config: &StoreConfig) -> Result<Arc<rustls::ClientConfig>, Connec
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = fs::read(file).map_err(|error| error.to_string())?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     if found.is_empty() { Err("it holds no certificate".to_owned()) } else { Ok(found) }
 }
 

@@ -52,6 +52,8 @@ const LOGBACK: &str = r#"<configuration>
 </configuration>
 "#;
 
+const LOGBACK_SILENT: &str = "<configuration><root level=\"OFF\"/></configuration>\n";
+
 /// Writes `cassandra.yaml` and its companions into the node's directory.
 pub(super) fn write_files(dir: &RunDir, options: &Options) -> Result<()> {
     dir.write(
@@ -59,6 +61,7 @@ pub(super) fn write_files(dir: &RunDir, options: &Options) -> Result<()> {
         &serde_json::to_string_pretty(&yaml(dir.path(), options))?,
     )?;
     dir.write("logback.xml", LOGBACK)?;
+    dir.write("logback-tools.xml", LOGBACK_SILENT)?;
     dir.write(
         "cassandra-rackdc.properties",
         &format!("dc={}\nrack={}\n", options.dc, options.rack),
@@ -164,10 +167,7 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
             "-Dcassandra-rackdc.properties=file://{}",
             dir.join("cassandra-rackdc.properties").display()
         ),
-        format!(
-            "-Dlogback.configurationFile={}",
-            dir.join("logback.xml").display()
-        ),
+        logback(dir, "logback.xml"),
         format!("-Dcassandra.storagedir={}", dir.display()),
         format!("-Dcassandra.jmx.local.port={jmx_port}"),
         "-Dcassandra-foreground=yes".to_owned(),
@@ -193,8 +193,12 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
 }
 
 /// `nodetool` as a `java` command line.
-pub(super) fn nodetool_args(home: &Path, jmx_port: u16) -> Vec<String> {
-    let mut args = vec!["-Xmx64m".to_owned(), "-XX:TieredStopAtLevel=1".to_owned()];
+pub(super) fn nodetool_args(home: &Path, dir: &Path, jmx_port: u16) -> Vec<String> {
+    let mut args = vec![
+        "-Xmx64m".to_owned(),
+        "-XX:TieredStopAtLevel=1".to_owned(),
+        logback(dir, "logback-tools.xml"),
+    ];
     args.extend(["java.base/sun.nio.ch", "java.base/jdk.internal.ref"].iter().flat_map(|package| add_open(package)));
     args.extend([
         "-cp".to_owned(),
@@ -204,6 +208,10 @@ pub(super) fn nodetool_args(home: &Path, jmx_port: u16) -> Vec<String> {
         jmx_port.to_string(),
     ]);
     args
+}
+
+fn logback(dir: &Path, file: &str) -> String {
+    format!("-Dlogback.configurationFile={}", dir.join(file).display())
 }
 
 fn add_open(package: &str) -> [String; 4] {

@@ -218,9 +218,7 @@ impl Cassandra {
 
     /// Runs a CQL statement and ignores its rows. Not with TLS.
     pub fn execute(&self, statement: &str) -> Result<()> {
-        self.session(STATEMENT_LIMIT)?
-            .execute(statement)
-            .map_err(|error| self.process.failure(format!("{error:#}")))
+        self.session(STATEMENT_LIMIT)?.execute(statement)
     }
 
     /// Runs `nodetool ARGS` against it and returns its output.
@@ -228,7 +226,7 @@ impl Cassandra {
         let log = self.dir.join("nodetool.log");
         let _ = std::fs::remove_file(&log); // that of the last call
         let command = Spawn::new("nodetool", java(), log)
-            .args(config::nodetool_args(&self.home, self.jmx_port))
+            .args(config::nodetool_args(&self.home, self.dir.path(), self.jmx_port))
             .args(args);
         process::run(command, NODETOOL_LIMIT)
     }

@@ -8,7 +8,7 @@ use super::{Cluster, Plan};
 use crate::progress::{say, step};
 use crate::sipp::{Report, Running, Sipp};
 
-const PASSWORD: &str = "correct horse battery staple";
+const PASSWORD: &str = "correct-horse-battery-staple";
 
 /// Starts everything, provisions alice and bob, registers both, lets alice call bob, shows what is stored, and stops everything.
 pub fn demo(plan: &Plan) -> Result<()> {

@@ -41,7 +41,10 @@ impl Schema {
             }
             Self::Show => {
                 let found = schema::version(&config).await?;
-                output.rows(&["keyspace", "version", "needed"], &[vec![config.keyspace.clone().into(), found.into(), VERSION.into()]]);
+                output.rows(
+                    &["keyspace", "version", "needed"],
+                    &[vec![config.keyspace.clone().into(), found.into(), VERSION.into()]],
+                );
             }
         }
         Ok(())
@@ -53,9 +56,11 @@ fn parse_replication(written: &str) -> anyhow::Result<Replication> {
         .split(',')
         .map(|part| {
             let (dc, count) = part.split_once('=').unwrap_or((part, ""));
-            let count: usize = count.parse().ok().filter(|count| *count > 0).with_context(|| {
-                format!("--replication {written} is not understood: write it as dc1=3,dc2=3")
-            })?;
+            let count: usize = count
+                .parse()
+                .ok()
+                .filter(|count| *count > 0)
+                .with_context(|| format!("--replication {written} is not understood: write it as dc1=3,dc2=3"))?;
             Ok((dc.to_owned(), count))
         })
         .collect()

@@ -149,10 +149,9 @@ async fn import(connection: &Connection, output: &Output, file: &PathBuf) -> any
     let admin = connection.admin().await?;
     let (mut added, mut present) = (0, 0);
     for (number, (aor, password)) in lines.iter().enumerate() {
-        let new = admin
-            .add_subscriber(aor, password)
-            .await
-            .with_context(|| format!("stopped at {aor}, after {number} of {} subscribers: run it again to go on", lines.len()))?;
+        let new = admin.add_subscriber(aor, password).await.with_context(|| {
+            format!("stopped at {aor}, after {number} of {} subscribers: run it again to go on", lines.len())
+        })?;
         *(if new { &mut added } else { &mut present }) += 1;
         if (number + 1) % 1000 == 0 {
             output.progress(&format!("{} of {}", number + 1, lines.len()));
