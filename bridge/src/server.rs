@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::clock::Monotonic;
-use crate::metrics::{Metrics, count};
+use crate::metrics::{Metrics, count, set};
 use crate::protocol::{
     AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode,
     encode, pages,
@@ -64,6 +64,7 @@ pub async fn serve<B: Backend>(
         backend,
         metrics,
         slots: Arc::new(Semaphore::new(limits.in_flight)),
+        limits,
         completions: Outbox::new(links.completions)?,
         parked: Mutex::default(),
     });
@@ -79,13 +80,14 @@ pub async fn serve<B: Backend>(
         // End-of-file never comes: every process of the server holds the other end. Empty is the end.
         server.clone().read_queued(&outbox);
     }
-    Ok(server.drain(limits).await)
+    Ok(server.drain().await)
 }
 
 struct Server<B> {
     backend: Arc<B>,
     metrics: &'static Metrics,
     slots: Arc<Semaphore>,
+    limits: Limits,
     completions: Outbox,
     parked: Mutex<Parked>,
 }
@@ -123,6 +125,7 @@ impl<B: Backend> Server<B> {
         };
         let slot = self.slots.clone().try_acquire_owned().ok();
         let overloaded = slot.is_none();
+        self.show_in_flight();
         let job =
             Job { server: self.clone(), outbox: outbox.clone(), id: request.id, answer: Some(request.answer), slot };
         if overloaded {
@@ -132,10 +135,18 @@ impl<B: Backend> Server<B> {
         tokio::spawn(job.run(request.operation, request.deadline));
     }
 
-    async fn drain(&self, limits: Limits) -> usize {
-        let all = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(limits.drain, self.slots.acquire_many(all)).await;
-        limits.in_flight - self.slots.available_permits().min(limits.in_flight)
+    async fn drain(&self) -> usize {
+        let all = u32::try_from(self.limits.in_flight).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(self.limits.drain, self.slots.acquire_many(all)).await;
+        self.under_way()
+    }
+
+    fn under_way(&self) -> usize {
+        self.limits.in_flight.saturating_sub(self.slots.available_permits())
+    }
+
+    fn show_in_flight(&self) {
+        set(&self.metrics.in_flight, self.under_way() as u64);
     }
 
     fn parked(&self) -> std::sync::MutexGuard<'_, Parked> {
@@ -179,6 +190,7 @@ impl<B: Backend> Job<B> {
             },
             AnswerTo::Resume(ticket) => self.send_completion(ticket, outcome, slot),
         }
+        self.server.show_in_flight();
     }
 
     fn send_completion(&self, ticket: Ticket, outcome: Outcome, slot: Option<OwnedSemaphorePermit>) {
@@ -313,6 +325,7 @@ mod tests {
 
     use super::*;
     use crate::client::Client;
+    use crate::metrics::get;
     use crate::protocol::{Lookup, decode};
 
     /// Answers lookups by user name: what each test needs of a backend.
@@ -415,7 +428,9 @@ mod tests {
         let mut running = start(2, 1);
         let mut busy = Client::new(running.near.remove(0), running.metrics);
         busy.submit(lookup("slow"), PATIENCE, ticket()).expect("queued");
-        thread::sleep(Duration::from_millis(50));
+        while get(&running.metrics.in_flight) == 0 {
+            thread::yield_now();
+        }
         let mut refused = Client::new(running.near.remove(0), running.metrics);
         assert_eq!(refused.call(lookup("alice"), PATIENCE), Outcome::Unavailable(Unavailable::Overloaded));
         completion(&running.completions);

@@ -74,14 +74,9 @@ impl Cluster {
         step("sipctl schema apply", || {
             sipctl(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
         })?;
-        let kamailio = step("Kamailio with cassandra.so answers OPTIONS", || {
-            Kamailio::start(kamailio_config(plan, &settings))
-        })?;
-        Ok(Self {
-            kamailio,
-            cassandra,
-            domain: plan.domain.clone(),
-        })
+        let kamailio =
+            step("Kamailio with cassandra.so answers OPTIONS", || Kamailio::start(kamailio_config(plan, &settings)))?;
+        Ok(Self { kamailio, cassandra, domain: plan.domain.clone() })
     }
 
     /// The node that takes SIP.

@@ -22,10 +22,7 @@ impl Cpu {
 
 impl std::iter::Sum for Cpu {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        all.fold(Self::default(), |sum, one| Self {
-            user: sum.user + one.user,
-            system: sum.system + one.system,
-        })
+        all.fold(Self::default(), |sum, one| Self { user: sum.user + one.user, system: sum.system + one.system })
     }
 }
 
@@ -53,10 +50,7 @@ pub fn stat(pid: u32) -> Option<Stat> {
 
 /// CPU time of each of these processes; those that are gone are left out.
 pub fn of(pids: &[u32]) -> HashMap<u32, Cpu> {
-    pids.iter()
-        .filter_map(|&pid| stat(pid))
-        .map(|stat| (stat.pid, stat.cpu))
-        .collect()
+    pids.iter().filter_map(|&pid| stat(pid)).map(|stat| (stat.pid, stat.cpu)).collect()
 }
 
 /// CPU milliseconds of these processes together.
@@ -78,11 +72,8 @@ pub fn with_descendants_ms(pid: u32) -> u64 {
 
 /// All living processes of a process group (not the ones that have ended and wait for their parent), in order of pid.
 pub fn group(leader: u32) -> Vec<u32> {
-    let mut pids: Vec<u32> = processes()
-        .iter()
-        .filter(|p| p.group == leader && p.state != 'Z')
-        .map(|p| p.pid)
-        .collect();
+    let mut pids: Vec<u32> =
+        processes().iter().filter(|p| p.group == leader && p.state != 'Z').map(|p| p.pid).collect();
     pids.sort_unstable();
     pids
 }
@@ -125,10 +116,7 @@ fn parse(pid: u32, line: &str) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         parent: number(4)? as u32,
         group: number(5)? as u32,
-        cpu: Cpu {
-            user: ticks(number(14)?),
-            system: ticks(number(15)?),
-        },
+        cpu: Cpu { user: ticks(number(14)?), system: ticks(number(15)?) },
         started: number(22)?,
     })
 }
@@ -143,8 +131,7 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
-        let line =
-            "42 (a ) b) S 7 42 42 0 -1 4 1 2 3 4 150 50 0 0 20 0 1 0 987654 1 2 3 4 5 6 7 8 9";
+        let line = "42 (a ) b) S 7 42 42 0 -1 4 1 2 3 4 150 50 0 0 20 0 1 0 987654 1 2 3 4 5 6 7 8 9";
         let stat = parse(42, line).expect("a stat line");
         assert_eq!((stat.parent, stat.group, stat.state), (7, 42, 'S'));
         assert_eq!(stat.started, 987_654);

@@ -183,10 +183,7 @@ impl Kamailio {
     /// Starts it, waits until it gives up, and returns its log. That it does not give up is the error.
     pub fn start_expecting_failure(config: Config) -> Result<String> {
         let mut kamailio = Self::launch(&config)?;
-        let code = kamailio
-            .process
-            .wait_for_exit(FAILURE_LIMIT)
-            .context("this start should have failed")?;
+        let code = kamailio.process.wait_for_exit(FAILURE_LIMIT).context("this start should have failed")?;
         if code == 0 {
             return Err(kamailio.process.failure("ended, but with exit code 0"));
         }
@@ -223,9 +220,7 @@ impl Kamailio {
     pub fn find_process(&self, text: &str) -> Result<Process> {
         let all = self.core_ps()?;
         let found = all.iter().find(|process| process.description.contains(text));
-        found
-            .cloned()
-            .with_context(|| format!("no process of Kamailio is called {text:?}; there are {all:?}"))
+        found.cloned().with_context(|| format!("no process of Kamailio is called {text:?}; there are {all:?}"))
     }
 
     /// What it holds in memory now.
@@ -238,11 +233,7 @@ impl Kamailio {
                 .iter()
                 .filter_map(|entry| Some((number(entry, "pid")? as u32, number(entry, "real_used")?)))
                 .collect(),
-            rss: self
-                .pids()
-                .into_iter()
-                .map(|pid| (pid, cpu::rss_kb(pid) * 1024))
-                .collect(),
+            rss: self.pids().into_iter().map(|pid| (pid, cpu::rss_kb(pid) * 1024)).collect(),
         })
     }
 
@@ -254,9 +245,8 @@ impl Kamailio {
     /// Calls an RPC command and returns its result.
     pub fn rpc(&self, method: &str, params: Value) -> Result<Value> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let answer = self
-            .exchange(&request.to_string())
-            .with_context(|| format!("RPC {method} to {}", self.process.name()))?;
+        let answer =
+            self.exchange(&request.to_string()).with_context(|| format!("RPC {method} to {}", self.process.name()))?;
         let mut answer: Value = serde_json::from_str(&answer)
             .with_context(|| format!("RPC {method} was answered with something else than JSON: {answer}"))?;
         if let Some(error) = answer.get("error") {
@@ -313,12 +303,7 @@ impl Kamailio {
             Cfg::Path(path) => path.clone(),
         };
         let process = spawn(config, &script, &dir)?;
-        Ok(Self {
-            process,
-            dir,
-            address: SocketAddrV4::new(config.address, config.port),
-            tcp: config.tcp,
-        })
+        Ok(Self { process, dir, address: SocketAddrV4::new(config.address, config.port), tcp: config.tcp })
     }
 
     /// One datagram there, one back, over the Unix socket of jsonrpcs.
@@ -328,17 +313,15 @@ impl Kamailio {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let ours = Unlinked(self.dir.join(&format!("ask-{}-{number}.sock", std::process::id())));
         check_socket_path(&ours.0)?;
-        let socket = UnixDatagram::bind(&ours.0)
-            .with_context(|| format!("cannot create {}", ours.0.display()))?;
-        socket.connect(&server).with_context(|| {
-            format!("no {}; does the script load jsonrpcs.so?", server.display())
-        })?;
+        let socket = UnixDatagram::bind(&ours.0).with_context(|| format!("cannot create {}", ours.0.display()))?;
+        socket
+            .connect(&server)
+            .with_context(|| format!("no {}; does the script load jsonrpcs.so?", server.display()))?;
         socket.set_read_timeout(Some(RPC_LIMIT))?;
         socket.send(request.as_bytes()).context("cannot send")?;
         let mut answer = vec![0; LARGEST_DATAGRAM];
-        let length = socket
-            .recv(&mut answer)
-            .map_err(|error| self.process.failure(format!("no answer to an RPC: {error}")))?;
+        let length =
+            socket.recv(&mut answer).map_err(|error| self.process.failure(format!("no answer to an RPC: {error}")))?;
         answer.truncate(length);
         String::from_utf8(answer).context("the answer is not UTF-8")
     }
@@ -380,41 +363,29 @@ fn link(to: &Path, at: &Path) -> Result<()> {
 
 fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
     let listen = format!("{}:{}", config.address, config.port);
-    let mut command = Spawn::new(
-        format!("Kamailio on {listen}"),
-        binary(),
-        dir.join("kamailio.log"),
-    )
-    .args(["-DD", "-E", "-f"])
-    .arg(script)
-    .arg("-Y")
-    .arg(dir.path())
-    .arg("-w")
-    .arg(dir.path())
-    .args(["-m", &config.shm_mb.to_string()])
-    .args(["-M", &config.pkg_mb.to_string()])
-    .args(["-n", &config.workers.to_string()])
-    .args(["-l", &format!("udp:{listen}")])
-    .arg("-L")
-    .arg(module_path(config)?)
-    .args(&config.args)
-    .dir(dir.path())
-    .on_our_death(if config.outlive_us {
-        OnOurDeath::Outlive
-    } else {
-        OnOurDeath::Terminate // its main process then stops the others; killed, it would leave them behind
-    });
-    command = if config.tcp {
-        command.args(["-l", &format!("tcp:{listen}")])
-    } else {
-        command.arg("-T")
-    };
-    for (name, value) in &config.defines {
-        let define = if value.is_empty() {
-            name.clone()
+    let mut command = Spawn::new(format!("Kamailio on {listen}"), binary(), dir.join("kamailio.log"))
+        .args(["-DD", "-E", "-f"])
+        .arg(script)
+        .arg("-Y")
+        .arg(dir.path())
+        .arg("-w")
+        .arg(dir.path())
+        .args(["-m", &config.shm_mb.to_string()])
+        .args(["-M", &config.pkg_mb.to_string()])
+        .args(["-n", &config.workers.to_string()])
+        .args(["-l", &format!("udp:{listen}")])
+        .arg("-L")
+        .arg(module_path(config)?)
+        .args(&config.args)
+        .dir(dir.path())
+        .on_our_death(if config.outlive_us {
+            OnOurDeath::Outlive
         } else {
-            format!("{name}={value}")
-        };
+            OnOurDeath::Terminate // its main process then stops the others; killed, it would leave them behind
+        });
+    command = if config.tcp { command.args(["-l", &format!("tcp:{listen}")]) } else { command.arg("-T") };
+    for (name, value) in &config.defines {
+        let define = if value.is_empty() { name.clone() } else { format!("{name}={value}") };
         command = command.args(["-A", &define]);
     }
     command = command
@@ -424,9 +395,7 @@ fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
     for (name, value) in &config.env {
         command = command.env(name, value);
     }
-    command
-        .start()
-        .context("Debian's kamailio is needed: run `make deps`")
+    command.start().context("Debian's kamailio is needed: run `make deps`")
 }
 
 /// The stock modules first, then ours.
@@ -440,10 +409,7 @@ fn module_path(config: &Config) -> Result<String> {
 
 /// What `kamailio -h` says it searches.
 fn stock_module_dir() -> Result<String> {
-    let help = Command::new(binary())
-        .arg("-h")
-        .output()
-        .context("Debian's kamailio is needed: run `make deps`")?;
+    let help = Command::new(binary()).arg("-h").output().context("Debian's kamailio is needed: run `make deps`")?;
     let help = String::from_utf8_lossy(&help.stdout);
     let (_, rest) = help
         .split_once("Modules search path (default: ")
@@ -459,11 +425,7 @@ fn binary() -> PathBuf {
 
 fn check_free(config: &Config) -> Result<()> {
     if !net::is_free(config.address, config.port, net::Protocol::Udp) {
-        bail!(
-            "udp {}:{} is taken by another program, so Kamailio cannot start there",
-            config.address,
-            config.port
-        );
+        bail!("udp {}:{} is taken by another program, so Kamailio cannot start there", config.address, config.port);
     }
     Ok(())
 }

@@ -38,13 +38,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            address: net::loopback(),
-            port: 3306,
-            flush_log_at_commit: 2,
-            buffer_pool_mb: 256,
-            args: Vec::new(),
-        }
+        Self { address: net::loopback(), port: 3306, flush_log_at_commit: 2, buffer_pool_mb: 256, args: Vec::new() }
     }
 }
 
@@ -63,14 +57,9 @@ impl MariaDb {
         let dir = RunDir::new("mariadb")?;
         make_data_directory(&dir)?;
         let process = spawn(&dir, &options)?;
-        let db = Self {
-            process,
-            dir,
-            address: SocketAddrV4::new(options.address, options.port),
-        };
+        let db = Self { process, dir, address: SocketAddrV4::new(options.address, options.port) };
         // It reads its init file, and so makes the tables, before it listens.
-        db.process
-            .until("it to greet", START_LIMIT, || db.greets().is_ok())?;
+        db.process.until("it to greet", START_LIMIT, || db.greets().is_ok())?;
         db.execute("SELECT COUNT(*) FROM location")?;
         Ok(db)
     }
@@ -114,10 +103,7 @@ impl MariaDb {
     }
 
     /// Adds subscribers `(user, domain, password)` as `auth_db` reads them with `calculate_ha1`.
-    pub fn add_subscribers<'a>(
-        &self,
-        all: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>,
-    ) -> Result<()> {
+    pub fn add_subscribers<'a>(&self, all: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> Result<()> {
         let rows: Vec<String> = all
             .into_iter()
             .map(|(user, domain, password)| format!("({},{},{})", quoted(user), quoted(domain), quoted(password)))
@@ -149,14 +135,10 @@ impl MariaDb {
 }
 
 fn make_data_directory(dir: &RunDir) -> Result<()> {
-    let mut install = Spawn::new(
-        "mariadb-install-db",
-        "mariadb-install-db",
-        dir.join("install.log"),
-    )
-    .arg("--no-defaults")
-    .arg(format!("--datadir={}", dir.join("data").display()))
-    .args(["--skip-test-db", "--auth-root-authentication-method=normal"]);
+    let mut install = Spawn::new("mariadb-install-db", "mariadb-install-db", dir.join("install.log"))
+        .arg("--no-defaults")
+        .arg(format!("--datadir={}", dir.join("data").display()))
+        .args(["--skip-test-db", "--auth-root-authentication-method=normal"]);
     if let Some(user) = user_argument() {
         install = install.arg(user);
     }
@@ -168,28 +150,23 @@ fn make_data_directory(dir: &RunDir) -> Result<()> {
 fn spawn(dir: &RunDir, options: &Options) -> Result<Managed> {
     let init_file = dir.write("init.sql", &one_statement_a_line(include_str!("mariadb.sql")))?;
     let path = |name: &str| dir.join(name).display().to_string();
-    let mut server = Spawn::new(
-        format!("MariaDB on {}:{}", options.address, options.port),
-        binary(),
-        dir.join("mariadb.log"),
-    )
-    .arg("--no-defaults")
-    .arg(format!("--datadir={}", path("data")))
-    .arg(format!("--socket={}", path("mariadb.sock")))
-    .arg(format!("--pid-file={}", path("mariadb.pid")))
-    .arg(format!("--init-file={}", init_file.display()))
-    .arg(format!("--bind-address={}", options.address))
-    .arg(format!("--port={}", options.port))
-    .arg(format!("--innodb-buffer-pool-size={}M", options.buffer_pool_mb))
-    .arg(format!("--innodb-flush-log-at-trx-commit={}", options.flush_log_at_commit))
-    .arg("--skip-name-resolve")
-    .args(&options.args);
+    let mut server =
+        Spawn::new(format!("MariaDB on {}:{}", options.address, options.port), binary(), dir.join("mariadb.log"))
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", path("data")))
+            .arg(format!("--socket={}", path("mariadb.sock")))
+            .arg(format!("--pid-file={}", path("mariadb.pid")))
+            .arg(format!("--init-file={}", init_file.display()))
+            .arg(format!("--bind-address={}", options.address))
+            .arg(format!("--port={}", options.port))
+            .arg(format!("--innodb-buffer-pool-size={}M", options.buffer_pool_mb))
+            .arg(format!("--innodb-flush-log-at-trx-commit={}", options.flush_log_at_commit))
+            .arg("--skip-name-resolve")
+            .args(&options.args);
     if let Some(user) = user_argument() {
         server = server.arg(user);
     }
-    server
-        .start()
-        .context("MariaDB is needed: run `scripts/deps --all`")
+    server.start().context("MariaDB is needed: run `scripts/deps --all`")
 }
 
 /// MariaDB refuses to run as root unless told to.

@@ -84,9 +84,7 @@ pub fn is_bound(address: SocketAddrV4, protocol: Protocol) -> bool {
     let ip = u32::from_ne_bytes(address.ip().octets());
     let wanted = format!("{ip:08X}:{:04X}", address.port());
     let table = std::fs::read_to_string(format!("/proc/net/{protocol}")).unwrap_or_default();
-    table
-        .lines()
-        .any(|line| line.split_whitespace().nth(1) == Some(&wanted))
+    table.lines().any(|line| line.split_whitespace().nth(1) == Some(&wanted))
 }
 
 /// Takes a name for the life of this process; false if somebody has it.
@@ -97,9 +95,7 @@ fn claim(name: &str) -> bool {
     };
     match UnixListener::bind_addr(&address) {
         Ok(socket) => {
-            HELD.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(socket);
+            HELD.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
             true
         }
         Err(_) => false,
@@ -108,8 +104,5 @@ fn claim(name: &str) -> bool {
 
 /// Spreads consecutive numbers, each process from another start, so that processes seldom try what another one has.
 fn scatter(n: u32) -> u32 {
-    std::process::id()
-        .wrapping_mul(0x9e37_79b1)
-        .wrapping_add(n.wrapping_mul(0x85eb_ca6b))
-        >> 8
+    std::process::id().wrapping_mul(0x9e37_79b1).wrapping_add(n.wrapping_mul(0x85eb_ca6b)) >> 8
 }

@@ -44,11 +44,7 @@ pub struct Spawn {
 
 impl Spawn {
     /// `name` is for messages; `log` receives standard output and standard error, after what it holds already.
-    pub fn new(
-        name: impl Into<String>,
-        program: impl AsRef<OsStr>,
-        log: impl Into<PathBuf>,
-    ) -> Self {
+    pub fn new(name: impl Into<String>, program: impl AsRef<OsStr>, log: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
             program: program.as_ref().to_owned(),
@@ -68,15 +64,13 @@ impl Spawn {
 
     /// Adds arguments.
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -97,13 +91,8 @@ impl Spawn {
         let log = open_log(&self.log)?;
         let log_start = log.metadata().map(|meta| meta.len()).unwrap_or(0);
         let command = self.command(log)?;
-        let child = spawn_from_long_lived_thread(command).with_context(|| {
-            format!(
-                "cannot start {} ({})",
-                self.name,
-                self.program.to_string_lossy()
-            )
-        })?;
+        let child = spawn_from_long_lived_thread(command)
+            .with_context(|| format!("cannot start {} ({})", self.name, self.program.to_string_lossy()))?;
         let pid = child.id();
         Ok(Managed {
             name: self.name,
@@ -174,9 +163,7 @@ fn spawn_from_long_lived_thread(command: Command) -> std::io::Result<Child> {
     });
     let (answer, result) = mpsc::channel();
     let gone = |_| std::io::Error::other("the thread that starts processes is gone");
-    spawner
-        .send((command, answer))
-        .map_err(|_| gone(mpsc::RecvError))?;
+    spawner.send((command, answer)).map_err(|_| gone(mpsc::RecvError))?;
     result.recv().map_err(gone)?
 }
 
@@ -277,17 +264,11 @@ impl Managed {
     /// Waits until it ends by itself and returns its exit code (128 + signal when one ended it).
     pub fn wait_for_exit(&mut self, timeout: Duration) -> Result<i32> {
         let what = format!("{} to end", self.name);
-        wait::until(&what, timeout, || self.exit())
-            .map_err(|error| self.failure(format!("{error:#}")))
+        wait::until(&what, timeout, || self.exit()).map_err(|error| self.failure(format!("{error:#}")))
     }
 
     /// Waits until `ready` holds. Fails with the log's tail when the process ends first, or after `timeout`.
-    pub fn until<C: Condition>(
-        &self,
-        what: &str,
-        timeout: Duration,
-        mut ready: impl FnMut() -> C,
-    ) -> Result<C::Value> {
+    pub fn until<C: Condition>(&self, what: &str, timeout: Duration, mut ready: impl FnMut() -> C) -> Result<C::Value> {
         wait::until(what, timeout, || {
             if let Some(code) = self.exit()? {
                 bail!("it has ended with code {code}");
@@ -383,8 +364,7 @@ impl Drop for Managed {
 
 /// Sends a signal to one process.
 pub fn signal(pid: u32, which: Signal) -> Result<()> {
-    rustix::process::kill_process(as_pid(pid)?, which)
-        .with_context(|| format!("cannot signal process {pid}"))
+    rustix::process::kill_process(as_pid(pid)?, which).with_context(|| format!("cannot signal process {pid}"))
 }
 
 /// Runs a short command to its end and returns what it printed. Fails with its output when its exit code is not 0.
@@ -421,10 +401,7 @@ pub(crate) fn quote(path: &Path, text: &str, most: usize) -> String {
     if tail.is_empty() {
         return format!("  ({} is empty)", path.display());
     }
-    let body: Vec<String> = tail
-        .iter()
-        .map(|line| format!("  | {}", shorten(line)))
-        .collect();
+    let body: Vec<String> = tail.iter().map(|line| format!("  | {}", shorten(line))).collect();
     format!("  last lines of {}:\n{}", path.display(), body.join("\n"))
 }
 
@@ -438,8 +415,5 @@ fn shorten(line: &str) -> String {
 }
 
 fn as_pid(pid: u32) -> Result<Pid> {
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .with_context(|| format!("{pid} is no process id"))
+    i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))
 }

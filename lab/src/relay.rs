@@ -43,8 +43,7 @@ impl DelayRelay {
     /// Listens on `address:port` and relays to `target`.
     pub fn start(address: Ipv4Addr, port: u16, target: SocketAddrV4, delay: Duration) -> Result<Self> {
         let address = SocketAddrV4::new(address, port);
-        let listener =
-            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let shared = Arc::new(Shared {
             target,
             delay_us: AtomicU64::default(),
@@ -52,10 +51,7 @@ impl DelayRelay {
             closing: AtomicBool::default(),
             open: Mutex::default(),
         });
-        let relay = Self {
-            address,
-            shared: Arc::clone(&shared),
-        };
+        let relay = Self { address, shared: Arc::clone(&shared) };
         relay.set_delay(delay);
         thread::spawn(move || accept(&listener, &shared));
         Ok(relay)
@@ -139,10 +135,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream) {
 fn stamp(mut server: TcpStream, chunks: &SyncSender<Chunk>, shared: &Shared) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(length @ 1..) = server.read(&mut buffer) {
-        let chunk = Chunk {
-            due: Instant::now() + shared.delay(),
-            bytes: buffer[..length].to_vec(),
-        };
+        let chunk = Chunk { due: Instant::now() + shared.delay(), bytes: buffer[..length].to_vec() };
         if chunks.send(chunk).is_err() {
             return; // the client is gone
         }

@@ -230,17 +230,9 @@ impl Sipp {
             None => net::free_port(self.local, self.transport.protocol())?,
         };
         let local = SocketAddrV4::new(self.local, port);
-        let process = self.command(&dir, local)?.start().context(
-            "Debian's sip-tester is needed: run `make deps`",
-        )?;
-        let running = Running {
-            process,
-            dir,
-            local,
-            calls: self.calls,
-            timeout: self.timeout,
-            started: Instant::now(),
-        };
+        let process = self.command(&dir, local)?.start().context("Debian's sip-tester is needed: run `make deps`")?;
+        let running =
+            Running { process, dir, local, calls: self.calls, timeout: self.timeout, started: Instant::now() };
         if self.target.is_none() {
             running.wait_until_it_listens(self.transport.protocol())?;
         }
@@ -249,23 +241,19 @@ impl Sipp {
 
     fn command(&self, dir: &RunDir, local: SocketAddrV4) -> Result<Spawn> {
         let name = self.scenario.file_name().unwrap_or_default();
-        let mut command = Spawn::new(
-            format!("SIPp ({})", name.to_string_lossy()),
-            "sipp",
-            dir.join("sipp.log"),
-        )
-        .arg("-sf")
-        .arg(&self.scenario)
-        .args(["-i", &local.ip().to_string(), "-p", &local.port().to_string()])
-        .args(["-ci", &local.ip().to_string()]) // its control socket; all would want the same one otherwise
-        .args(["-bind_local", "-nostdin", "-skip_rlimit"])
-        .args(["-t", self.transport.flag()])
-        .args(["-timeout", &format!("{}s", self.timeout.as_secs().max(1))])
-        .args(rate_args(self.rate))
-        .args(["-trace_stat", "-fd", "1", "-stf", STATISTICS])
-        .args(["-trace_err", "-error_file", ERRORS])
-        .args(["-trace_rtt", "-rtt_freq", "1"])
-        .dir(dir.path());
+        let mut command = Spawn::new(format!("SIPp ({})", name.to_string_lossy()), "sipp", dir.join("sipp.log"))
+            .arg("-sf")
+            .arg(&self.scenario)
+            .args(["-i", &local.ip().to_string(), "-p", &local.port().to_string()])
+            .args(["-ci", &local.ip().to_string()]) // its control socket; all would want the same one otherwise
+            .args(["-bind_local", "-nostdin", "-skip_rlimit"])
+            .args(["-t", self.transport.flag()])
+            .args(["-timeout", &format!("{}s", self.timeout.as_secs().max(1))])
+            .args(rate_args(self.rate))
+            .args(["-trace_stat", "-fd", "1", "-stf", STATISTICS])
+            .args(["-trace_err", "-error_file", ERRORS])
+            .args(["-trace_rtt", "-rtt_freq", "1"])
+            .dir(dir.path());
         if let Some(target) = self.target {
             command = command.arg(target.to_string());
         }
@@ -315,17 +303,9 @@ const MESSAGES: &str = "messages.log";
 
 /// SIPp takes whole calls in a period, so a fraction becomes a longer period.
 fn rate_args(per_second: f64) -> [String; 4] {
-    let (calls, period_ms) = if per_second >= 10.0 {
-        (per_second.round(), 1000.0)
-    } else {
-        (1.0, 1000.0 / per_second.max(0.001))
-    };
-    [
-        "-r".to_owned(),
-        calls.to_string(),
-        "-rp".to_owned(),
-        period_ms.round().to_string(),
-    ]
+    let (calls, period_ms) =
+        if per_second >= 10.0 { (per_second.round(), 1000.0) } else { (1.0, 1000.0 / per_second.max(0.001)) };
+    ["-r".to_owned(), calls.to_string(), "-rp".to_owned(), period_ms.round().to_string()]
 }
 
 /// The lines `key NAME=VALUE` of a scenario's comment. What follows the value after two spaces is its explanation.
@@ -374,8 +354,7 @@ impl Running {
 
     fn wait_until_it_listens(&self, protocol: Protocol) -> Result<()> {
         let what = format!("it to listen on {protocol} {}", self.local);
-        self.process
-            .until(&what, BIND_LIMIT, || net::is_bound(self.local, protocol))
+        self.process.until(&what, BIND_LIMIT, || net::is_bound(self.local, protocol))
     }
 
     fn report(&self, code: i32) -> Result<Report> {
@@ -530,10 +509,7 @@ impl ResponseTimes {
     /// From `SCENARIO_PID_rtt.csv`: date, time in ms, number of the timer.
     fn read(dir: &Path) -> Self {
         let text = rtt_file(dir).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        let mut sorted_ms: Vec<f64> = text
-            .lines()
-            .filter_map(|line| line.split(';').nth(1)?.parse().ok())
-            .collect();
+        let mut sorted_ms: Vec<f64> = text.lines().filter_map(|line| line.split(';').nth(1)?.parse().ok()).collect();
         sorted_ms.sort_by(f64::total_cmp);
         Self { sorted_ms }
     }

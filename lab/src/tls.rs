@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 
 /// What a server needs, as files.
@@ -35,17 +35,10 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("lab {name} CA"));
+        params.distinguished_name.push(DnType::CommonName, format!("lab {name} CA"));
         let key = KeyPair::generate().context("cannot make a key")?;
-        let issuer =
-            CertifiedIssuer::self_signed(params, key).context("cannot make a CA certificate")?;
-        let authority = Self {
-            dir: dir.to_path_buf(),
-            name: name.to_owned(),
-            issuer,
-        };
+        let issuer = CertifiedIssuer::self_signed(params, key).context("cannot make a CA certificate")?;
+        let authority = Self { dir: dir.to_path_buf(), name: name.to_owned(), issuer };
         write(&authority.ca_pem(), &authority.issuer.pem())?;
         Ok(authority)
     }
@@ -62,14 +55,9 @@ impl Authority {
         let mut params = CertificateParams::new(names).context("cannot name a certificate")?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().context("cannot make a key")?;
-        let cert = params
-            .signed_by(&key, &self.issuer)
-            .context("cannot sign a certificate")?;
+        let cert = params.signed_by(&key, &self.issuer).context("cannot sign a certificate")?;
         self.write_files(name, &cert.pem(), &key.serialize_pem())
     }
 
@@ -83,10 +71,7 @@ impl Authority {
         };
         write(&files.cert_pem, cert)?;
         write(&files.key_pem, key)?;
-        write(
-            &files.keystore_pem,
-            &format!("{key}{cert}{}", self.issuer.pem()),
-        )?;
+        write(&files.keystore_pem, &format!("{key}{cert}{}", self.issuer.pem()))?;
         Ok(files)
     }
 }

@@ -45,18 +45,11 @@ impl<T> Condition for Result<Option<T>> {
 /// Asks `condition` again and again until it holds, and fails after `timeout` with a message that names `what`.
 ///
 /// Fails at once when the condition returns an error, and when Ctrl-C was pressed (see [`catch_ctrl_c`]).
-pub fn until<C: Condition>(
-    what: &str,
-    timeout: Duration,
-    mut condition: impl FnMut() -> C,
-) -> Result<C::Value> {
+pub fn until<C: Condition>(what: &str, timeout: Duration, mut condition: impl FnMut() -> C) -> Result<C::Value> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        if let Some(value) = condition()
-            .check()
-            .with_context(|| format!("waiting for {what}"))?
-        {
+        if let Some(value) = condition().check().with_context(|| format!("waiting for {what}"))? {
             return Ok(value);
         }
         interruption()?;
@@ -86,11 +79,7 @@ pub(crate) fn uninterrupted(timeout: Duration, mut condition: impl FnMut() -> bo
 /// A second signal ends the program at once; its servers follow it by their parent-death signal.
 pub fn catch_ctrl_c() -> Result<()> {
     let flag = interrupt_flag();
-    for signal in [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         // In this order: the first signal only sets the flag, the next one finds it set.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
             .context("cannot watch for Ctrl-C")?;

@@ -138,12 +138,9 @@ impl FileLock {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
-        let file =
-            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
         let waiting = format!("another process to {what} (lock {})", path.display());
-        wait::until(&waiting, limit, || {
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        })?;
+        wait::until(&waiting, limit, || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())?;
         Ok(Self(file))
     }
 }

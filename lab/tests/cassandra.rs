@@ -12,17 +12,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[test]
 fn a_node_with_passwords_behind_a_relay_keeps_its_data() {
     let relay_address = net::loopback();
-    let options = Options {
-        auth: true,
-        broadcast_rpc_address: Some(relay_address),
-        ..Options::default()
-    };
+    let options = Options { auth: true, broadcast_rpc_address: Some(relay_address), ..Options::default() };
     let mut node = Cassandra::start(options).expect("a start");
     let target = SocketAddrV4::new(node.address(), node.port());
     let relay = DelayRelay::start(relay_address, node.port(), target, Duration::from_millis(5)).expect("a relay");
     assert_eq!(node.contact_point(), relay.address().to_string());
 
-    node.execute("CREATE KEYSPACE k WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 1}").expect("a keyspace");
+    node.execute("CREATE KEYSPACE k WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 1}")
+        .expect("a keyspace");
     node.execute("CREATE TABLE k.t (id int PRIMARY KEY)").expect("a table");
     node.execute("INSERT INTO k.t (id) VALUES (1)").expect("a row");
     let error = node.execute("SELECT * FROM k.nothing").expect_err("no such table");

@@ -37,14 +37,13 @@ fn it_answers_sip_and_rpc_and_stops_in_order() {
 
 #[test]
 fn a_failed_start_gives_the_log() {
-    let log = Kamailio::start_expecting_failure(Config::new("#!KAMAILIO\nloadmodule \"no-such.so\"\n"))
-        .expect("a failure");
+    let log =
+        Kamailio::start_expecting_failure(Config::new("#!KAMAILIO\nloadmodule \"no-such.so\"\n")).expect("a failure");
     assert!(log.contains("could not find module <no-such>"), "{log}");
 }
 
 #[test]
 fn a_start_that_should_work_quotes_the_log() {
-    let error = Kamailio::start(Config::new("#!KAMAILIO\nloadmodule \"no-such.so\"\n"))
-        .expect_err("a failure");
+    let error = Kamailio::start(Config::new("#!KAMAILIO\nloadmodule \"no-such.so\"\n")).expect_err("a failure");
     assert!(format!("{error:#}").contains("could not find module <no-such>"), "{error:#}");
 }

@@ -46,9 +46,7 @@ fn addresses_are_unique_across_processes() {
 #[test]
 fn ports_are_unique() {
     let address = net::loopback();
-    let ports: HashSet<u16> = (0..100)
-        .map(|_| net::free_port(address, net::Protocol::Udp).expect("a port"))
-        .collect();
+    let ports: HashSet<u16> = (0..100).map(|_| net::free_port(address, net::Protocol::Udp).expect("a port")).collect();
     assert_eq!(ports.len(), 100);
 }
 
@@ -89,7 +87,8 @@ fn frozen_and_killed_and_told_to_end() {
 #[test]
 fn an_end_before_it_is_ready_is_an_error_with_the_log() {
     let dir = RunDir::new("test").expect("a directory");
-    let managed = Spawn::new("short", "sh", dir.join("log")).args(["-c", "echo out of luck; exit 3"]).start().expect("a start");
+    let managed =
+        Spawn::new("short", "sh", dir.join("log")).args(["-c", "echo out of luck; exit 3"]).start().expect("a start");
     let start = Instant::now();
     let error = managed.until("a miracle", LIMIT, || false).expect_err("no miracle");
     let text = format!("{error:#}");
@@ -107,10 +106,10 @@ fn a_program_that_does_not_exist_is_named() {
 /// Children die when the process that started them is killed, although the thread that asked for them is long gone.
 #[test]
 fn children_die_with_us() {
-    let dir = RunDir::new("test").expect("a directory");
     if let Ok(path) = std::env::var(ROLE) {
         return start_children_and_wait(Path::new(&path));
     }
+    let dir = RunDir::new("test").expect("a directory");
     let pids_file = dir.join("pids");
     let mut other = this_program(&pids_file.to_string_lossy(), "children_die_with_us").spawn().expect("a start");
     let pids = wait::until("children", LIMIT, || read_pids(&pids_file)).expect("children");
@@ -127,9 +126,9 @@ fn read_pids(file: &Path) -> Option<Vec<u32>> {
 }
 
 fn start_children_and_wait(pids_file: &Path) {
-    let dir = RunDir::new("test").expect("a directory");
     let start = |on_our_death| {
-        let spawn = Spawn::new("child", "sleep", dir.join("log")).arg("1000").on_our_death(on_our_death);
+        let spawn =
+            Spawn::new("child", "sleep", pids_file.with_extension("log")).arg("1000").on_our_death(on_our_death);
         std::thread::spawn(|| spawn.start().expect("a start")).join().expect("a thread")
     };
     let children = [start(OnOurDeath::Kill), start(OnOurDeath::Terminate)];

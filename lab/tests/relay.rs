@@ -71,9 +71,8 @@ fn requests_under_way_together_take_one_delay_and_keep_their_order() {
 #[test]
 fn connections_do_not_wait_for_each_other() {
     let relay = relay();
-    let mut streams: Vec<TcpStream> = (0..20)
-        .map(|_| TcpStream::connect(relay.address()).expect("a connection"))
-        .collect();
+    let mut streams: Vec<TcpStream> =
+        (0..20).map(|_| TcpStream::connect(relay.address()).expect("a connection")).collect();
     let start = Instant::now();
     streams.iter_mut().for_each(|stream| ask(stream, 5));
     assert!(streams.iter_mut().all(|stream| answer(stream) == 5));
@@ -95,8 +94,6 @@ fn cut_and_drop_close_connections() {
     let address = relay.address();
     drop(relay);
     assert_eq!(again.read(&mut [0]).unwrap_or(0), 0);
-    lab::wait::until("the port to close", Duration::from_secs(5), || {
-        TcpStream::connect(address).is_err()
-    })
-    .expect("a closed port");
+    lab::wait::until("the port to close", Duration::from_secs(5), || TcpStream::connect(address).is_err())
+        .expect("a closed port");
 }

@@ -41,9 +41,7 @@ fn kamailio() -> Kamailio {
 }
 
 fn run(kamailio: &Kamailio, sipp: Sipp) -> Report {
-    sipp.target(kamailio.address())
-        .run_successfully()
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", kamailio.log()))
+    sipp.target(kamailio.address()).run_successfully().unwrap_or_else(|error| panic!("{error:#}\n{}", kamailio.log()))
 }
 
 #[test]
@@ -55,10 +53,7 @@ fn registrations() {
     run(&kamailio, phone("unregister.xml"));
     run(&kamailio, phone("register.xml").transport(Transport::Tcp));
     run(&kamailio, phone("unregister_all.xml"));
-    phone("register_query.xml")
-        .target(kamailio.address())
-        .run_successfully()
-        .expect_err("nothing is stored any more");
+    phone("register_query.xml").target(kamailio.address()).run_successfully().expect_err("nothing is stored any more");
     run(&kamailio, Sipp::new("register_wrong_password.xml").users([("alice", "example.com", "wrong")]));
     run(&kamailio, Sipp::new("register_expect_503.xml").users(NODB));
     run(&kamailio, Sipp::new("options.xml"));
@@ -73,7 +68,10 @@ fn calls() {
     bob.wait().expect("an end").check().expect("three calls");
 
     let bob = Sipp::new("uas_ring.xml").spawn().expect("a phone that listens");
-    run(&kamailio, Sipp::new("register.xml").users(BOB).key("contact", bob.local()).key("contact_params", ";expires=100"));
+    run(
+        &kamailio,
+        Sipp::new("register.xml").users(BOB).key("contact", bob.local()).key("contact_params", ";expires=100"),
+    );
     run(&kamailio, Sipp::new("unregister_all.xml").users(BOB));
     run(&kamailio, Sipp::new("register.xml").users(BOB).key("contact", bob.local()));
     run(&kamailio, Sipp::new("uac_cancel.xml").users(ALICE).key("callee", "bob@example.com"));

@@ -56,16 +56,10 @@ const LOGBACK_SILENT: &str = "<configuration><root level=\"OFF\"/></configuratio
 
 /// Writes `cassandra.yaml` and its companions into the node's directory.
 pub(super) fn write_files(dir: &RunDir, options: &Options) -> Result<()> {
-    dir.write(
-        "cassandra.yaml",
-        &serde_json::to_string_pretty(&yaml(dir.path(), options))?,
-    )?;
+    dir.write("cassandra.yaml", &serde_json::to_string_pretty(&yaml(dir.path(), options))?)?;
     dir.write("logback.xml", LOGBACK)?;
     dir.write("logback-tools.xml", LOGBACK_SILENT)?;
-    dir.write(
-        "cassandra-rackdc.properties",
-        &format!("dc={}\nrack={}\n", options.dc, options.rack),
-    )?;
+    dir.write("cassandra-rackdc.properties", &format!("dc={}\nrack={}\n", options.dc, options.rack))?;
     Ok(())
 }
 
@@ -149,24 +143,15 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
         "-XX:+UseSerialGC".to_owned(), // least memory and least threads: two cores are shared with everything else
         "-XX:+ExitOnOutOfMemoryError".to_owned(),
         "-Xss512k".to_owned(),
-        format!(
-            "-javaagent:{}",
-            jar(home, "jamm-").unwrap_or_default().display()
-        ),
+        format!("-javaagent:{}", jar(home, "jamm-").unwrap_or_default().display()),
         "-Djava.security.manager=allow".to_owned(), // needed from JDK 18 on
         "-Djdk.attach.allowAttachSelf=true".to_owned(),
         "-Dfile.encoding=UTF-8".to_owned(),
         "-Djava.net.preferIPv4Stack=true".to_owned(),
         format!("-Djava.io.tmpdir={}", dir.display()),
         format!("-Djna.tmpdir={}", dir.display()),
-        format!(
-            "-Dcassandra.config=file://{}",
-            dir.join("cassandra.yaml").display()
-        ),
-        format!(
-            "-Dcassandra-rackdc.properties=file://{}",
-            dir.join("cassandra-rackdc.properties").display()
-        ),
+        format!("-Dcassandra.config=file://{}", dir.join("cassandra.yaml").display()),
+        format!("-Dcassandra-rackdc.properties=file://{}", dir.join("cassandra-rackdc.properties").display()),
         logback(dir, "logback.xml"),
         format!("-Dcassandra.storagedir={}", dir.display()),
         format!("-Dcassandra.jmx.local.port={jmx_port}"),
@@ -178,11 +163,7 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
         "-Dcassandra.memtable.row_overhead_size=180".to_owned(),
         "-Dcassandra.shutdown_announce_in_ms=500".to_owned(), // 2 s otherwise
     ];
-    args.extend(
-        OPENS
-            .iter()
-            .flat_map(|package| add_open(package)),
-    );
+    args.extend(OPENS.iter().flat_map(|package| add_open(package)));
     args.extend(options.jvm.iter().cloned());
     args.extend([
         "-cp".to_owned(),
@@ -194,11 +175,7 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
 
 /// `nodetool` as a `java` command line.
 pub(super) fn nodetool_args(home: &Path, dir: &Path, jmx_port: u16) -> Vec<String> {
-    let mut args = vec![
-        "-Xmx64m".to_owned(),
-        "-XX:TieredStopAtLevel=1".to_owned(),
-        logback(dir, "logback-tools.xml"),
-    ];
+    let mut args = vec!["-Xmx64m".to_owned(), "-XX:TieredStopAtLevel=1".to_owned(), logback(dir, "logback-tools.xml")];
     args.extend(["java.base/sun.nio.ch", "java.base/jdk.internal.ref"].iter().flat_map(|package| add_open(package)));
     args.extend([
         "-cp".to_owned(),
@@ -221,8 +198,9 @@ fn add_open(package: &str) -> [String; 4] {
 
 /// The jar whose name starts with `prefix`.
 fn jar(home: &Path, prefix: &str) -> Option<PathBuf> {
-    std::fs::read_dir(home).ok()?.flatten().map(|entry| entry.path()).find(|path| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-    })
+    std::fs::read_dir(home)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
 }

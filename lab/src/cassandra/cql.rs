@@ -32,8 +32,8 @@ impl Connection {
     /// Connects and asks OPTIONS; fails unless the node says SUPPORTED.
     pub(super) fn open(address: Ipv4Addr, port: u16, timeout: Duration) -> Result<Self> {
         let address = SocketAddr::from((address, port));
-        let stream = TcpStream::connect_timeout(&address, timeout)
-            .with_context(|| format!("no connection to {address}"))?;
+        let stream =
+            TcpStream::connect_timeout(&address, timeout).with_context(|| format!("no connection to {address}"))?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         let mut connection = Self { stream };
@@ -72,8 +72,7 @@ impl Connection {
         body.extend(statement.as_bytes());
         body.extend(CONSISTENCY_ONE.to_be_bytes());
         body.push(0); // no flags
-        self.ask(QUERY, &body)
-            .with_context(|| format!("in CQL: {statement}"))?;
+        self.ask(QUERY, &body).with_context(|| format!("in CQL: {statement}"))?;
         Ok(())
     }
 
@@ -94,9 +93,7 @@ impl Connection {
             bail!("an answer of {length} bytes is not believable");
         }
         let mut body = vec![0; length];
-        self.stream
-            .read_exact(&mut body)
-            .context("the answer broke off")?;
+        self.stream.read_exact(&mut body).context("the answer broke off")?;
         if header[4] == ERROR {
             bail!("{}", error_text(&body));
         }

@@ -27,21 +27,16 @@ pub(super) fn install(version: Version) -> Result<PathBuf> {
     if home.exists() {
         return Ok(home); // somebody else has just done it
     }
-    progress::step(
-        format!(
-            "Cassandra {} from Maven Central (about 66 MB)",
-            version.number()
-        ),
-        || download(version, &home, &servers.join(format!("{name}.partial"))),
-    )?;
+    progress::step(format!("Cassandra {} from Maven Central (about 66 MB)", version.number()), || {
+        download(version, &home, &servers.join(format!("{name}.partial")))
+    })?;
     Ok(home)
 }
 
 /// The jars arrive in a directory of another name, which is renamed when they are complete.
 fn download(version: Version, home: &Path, partial: &Path) -> Result<()> {
     if partial.exists() {
-        fs::remove_dir_all(partial)
-            .with_context(|| format!("cannot remove {}", partial.display()))?;
+        fs::remove_dir_all(partial).with_context(|| format!("cannot remove {}", partial.display()))?;
     }
     fs::create_dir_all(partial)?;
     let pom = partial.join("pom.xml");

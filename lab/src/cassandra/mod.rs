@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::RunDir;
 use crate::net::{self, Protocol};
 use crate::process::{self, Managed, OnOurDeath, Spawn};
 use crate::tls::TlsFiles;
 use crate::wait;
-use crate::RunDir;
 
 /// Who may log in when [`Options::auth`] is set.
 pub const SUPERUSER: (&str, &str) = ("cassandra", "cassandra");
@@ -140,13 +140,7 @@ impl Cassandra {
         config::write_files(&dir, &options)?;
         let jmx_port = net::free_port(Ipv4Addr::LOCALHOST, Protocol::Tcp)?;
         let process = spawn(&home, &dir, jmx_port, &options)?;
-        let node = Self {
-            process,
-            dir,
-            home,
-            jmx_port,
-            options,
-        };
+        let node = Self { process, dir, home, jmx_port, options };
         node.wait_until_it_answers()?;
         Ok(node)
     }
@@ -243,8 +237,7 @@ impl Cassandra {
     }
 
     fn wait_until_it_answers(&self) -> Result<()> {
-        self.process
-            .until("it to answer CQL", START_LIMIT, || self.answers())
+        self.process.until("it to answer CQL", START_LIMIT, || self.answers())
     }
 
     fn check(&self, limit: Duration) -> Result<()> {
@@ -260,8 +253,7 @@ impl Cassandra {
     }
 
     fn session(&self, limit: Duration) -> Result<cql::Connection> {
-        let mut connection =
-            cql::Connection::open(self.options.address, self.options.port, limit)?;
+        let mut connection = cql::Connection::open(self.options.address, self.options.port, limit)?;
         connection.log_in(SUPERUSER.0, SUPERUSER.1)?;
         Ok(connection)
     }
@@ -310,30 +302,19 @@ pub(crate) fn wait_until_all_see_all(nodes: &[Cassandra]) -> Result<()> {
 }
 
 fn spawn(home: &std::path::Path, dir: &RunDir, jmx_port: u16, options: &Options) -> Result<Managed> {
-    let on_our_death = if options.outlive_us {
-        OnOurDeath::Outlive
-    } else {
-        OnOurDeath::Kill
-    };
-    Spawn::new(
-        format!("Cassandra on {}", options.address),
-        java(),
-        dir.join("cassandra.log"),
-    )
-    .args(config::jvm_args(home, dir.path(), jmx_port, options))
-    .dir(dir.path())
-    .on_our_death(on_our_death)
-    .start()
-    .context("Cassandra needs a Java runtime: run `make deps`")
+    let on_our_death = if options.outlive_us { OnOurDeath::Outlive } else { OnOurDeath::Kill };
+    Spawn::new(format!("Cassandra on {}", options.address), java(), dir.join("cassandra.log"))
+        .args(config::jvm_args(home, dir.path(), jmx_port, options))
+        .dir(dir.path())
+        .on_our_death(on_our_death)
+        .start()
+        .context("Cassandra needs a Java runtime: run `make deps`")
 }
 
 fn check_free(options: &Options) -> Result<()> {
     for port in [options.port, 7000] {
         if !net::is_free(options.address, port, Protocol::Tcp) {
-            bail!(
-                "{}:{port} is taken by another program, so Cassandra cannot start there",
-                options.address
-            );
+            bail!("{}:{port} is taken by another program, so Cassandra cannot start there", options.address);
         }
     }
     Ok(())

@@ -35,22 +35,16 @@ fn run(cluster: &Cluster) -> Result<()> {
 }
 
 fn phone(cluster: &Cluster, user: &str, scenario: &str) -> Sipp {
-    Sipp::new(scenario)
-        .target(cluster.kamailio().address())
-        .users([(user, cluster.domain(), PASSWORD)])
+    Sipp::new(scenario).target(cluster.kamailio().address()).users([(user, cluster.domain(), PASSWORD)])
 }
 
 fn register(cluster: &Cluster, user: &str, contact: SocketAddrV4) -> Result<Report> {
-    phone(cluster, user, "register.xml")
-        .key("contact", contact)
-        .run_successfully()
+    phone(cluster, user, "register.xml").key("contact", contact).run_successfully()
 }
 
 /// Both sides must see a whole call.
 fn call(cluster: &Cluster, callee: &str, callees_phone: Running) -> Result<Report> {
-    let report = phone(cluster, "alice", "uac_invite_auth.xml")
-        .key("callee", callee)
-        .run_successfully()?;
+    let report = phone(cluster, "alice", "uac_invite_auth.xml").key("callee", callee).run_successfully()?;
     callees_phone.wait()?.check()?;
     Ok(report)
 }

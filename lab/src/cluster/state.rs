@@ -21,11 +21,7 @@ pub(super) struct Server {
 
 impl Server {
     fn of(process: &Managed) -> Self {
-        Self {
-            name: process.name().to_owned(),
-            pid: process.pid(),
-            started: process.started(),
-        }
+        Self { name: process.name().to_owned(), pid: process.pid(), started: process.started() }
     }
 
     /// Whether it still runs.

@@ -55,9 +55,8 @@ pub fn down() -> Result<()> {
 fn stop(state: &State) -> Result<()> {
     let mut result = Ok(());
     for server in &state.servers {
-        let stopped = step(format!("{} stops", server.name), || {
-            process::stop_detached(server.pid, server.started, STOP_LIMIT)
-        });
+        let stopped =
+            step(format!("{} stops", server.name), || process::stop_detached(server.pid, server.started, STOP_LIMIT));
         result = result.and(stopped.map(drop));
     }
     result.and(State::remove())
