@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Site, phone, run, status, until_connected};
+use common::{PLAIN, Site, phone, run, status, until_connected};
 use lab::kamailio::Kamailio;
 use lab::process::Signal;
 use lab::wait::until;
@@ -87,7 +87,6 @@ fn nothing_left(kamailio: &Kamailio) -> Result<()> {
 }
 
 fn wrong_parameters(site: &Site) -> Result<()> {
-    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
     for (parameter, sentence) in [
         ("\"call_timeout\", 1", "parameter call_timeout is 1 but must be 10 to 30000 milliseconds"),
         ("\"call_timeout\", 100", "parameter request_timeout is 200 but must be below call_timeout (100)"),
@@ -121,10 +120,7 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         ("\"path_mode\", 3", "parameter path_mode is 3 but must be 0 (off), 1 (lazy) or 2 (strict)"),
         ("\"cseq_delay\", -1", "parameter cseq_delay is -1 but must be 0 to 3600"),
     ] {
-        let mut config = site.plain();
-        config.cfg = script
-            .replace("request_route {", &format!("modparam(\"cassandra\", {parameter})\nrequest_route {{"))
-            .into();
+        let config = site.with_settings(PLAIN, &format!("modparam(\"cassandra\", {parameter})"))?;
         let log = Kamailio::start_expecting_failure(config)?;
         ensure!(log.contains(sentence), "modparam {parameter}: the log does not say '{sentence}':\n{log}");
     }
@@ -154,12 +150,10 @@ fn fault_module() -> Result<std::path::PathBuf> {
 }
 
 fn panics(site: &Site) -> Result<()> {
-    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
     let faults = r#"request_route {
         if ($rU == "command") { cassandra_test_panic(); sl_send_reply("200", "rc $rc"); exit; }
         if ($rU == "io") { cassandra_test_io_panic(); sl_send_reply("200", "rc $rc $cassandra(reason)"); exit; }"#;
-    let mut config = site.plain();
-    config.cfg = script.replace("request_route {", faults).into();
+    let mut config = site.changed(PLAIN, "request_route {", faults)?;
     config.module_dir = Some(fault_module()?);
     let kamailio = site.connected(config)?;
     for _ in 0..5 {
@@ -175,9 +169,7 @@ fn panics(site: &Site) -> Result<()> {
 }
 
 fn no_fork(site: &Site) -> Result<()> {
-    let mut config = site.plain();
-    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
-    config.cfg = format!("{script}\n").replace("auto_aliases=no", "auto_aliases=no\nfork=no").into();
+    let mut config = site.changed(PLAIN, "auto_aliases=no", "auto_aliases=no\nfork=no")?;
     config.tcp = false;
     let kamailio = Kamailio::start(config)?;
     until("an answer of 200", Duration::from_secs(30), || {

@@ -1,20 +1,27 @@
 //! What the suites share: one Cassandra with the schema and some subscribers, and Kamailio on top.
 #![allow(dead_code, unreachable_pub, reason = "each suite uses a part")]
 
+pub mod sip;
+
 use std::io::Write;
+use std::net::SocketAddrV4;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lab::cassandra::{Cassandra, Options};
 use lab::kamailio::{Config, Kamailio};
+use lab::relay::DelayRelay;
 use lab::sipp::{Report, Sipp};
-use lab::{wait, workspace};
+use lab::{net, wait, workspace};
 use libtest_mimic::{Arguments, Trial};
 
 pub const DOMAIN: &str = "example.com";
 pub const PASSWORD: &str = "correct-horse";
+/// Scripts, by their paths.
+pub const ALL_IN_ONE: &str = "kamailio-cfg/all-in-one.cfg";
+pub const PLAIN: &str = "tests/cfg/plain.cfg";
 
 /// A test of a suite.
 pub type Test = fn(&Site) -> Result<()>;
@@ -22,6 +29,8 @@ pub type Test = fn(&Site) -> Result<()>;
 /// The servers of one suite.
 pub struct Site {
     pub cassandra: std::sync::Mutex<Cassandra>,
+    /// Between every client and Cassandra; its delay is zero unless a test sets it.
+    pub relay: DelayRelay,
     contact_point: String,
 }
 
@@ -53,8 +62,11 @@ pub fn suite(users: &[&str], tests: &[(&'static str, Test)]) -> ExitCode {
 impl Site {
     fn start(users: &[&str]) -> Result<Self> {
         Cassandra::install()?;
-        let cassandra = Cassandra::start(Options::default())?;
-        let site = Self { contact_point: cassandra.contact_point(), cassandra: cassandra.into() };
+        let relay_address = net::loopback();
+        let cassandra = Cassandra::start(Options { broadcast_rpc_address: Some(relay_address), ..Options::default() })?;
+        let node = SocketAddrV4::new(cassandra.address(), cassandra.port());
+        let relay = DelayRelay::start(relay_address, cassandra.port(), node, Duration::ZERO)?;
+        let site = Self { contact_point: cassandra.contact_point(), cassandra: cassandra.into(), relay };
         site.sipctl(&["schema", "apply"], "")?;
         for user in users {
             let aor = format!("{user}@{DOMAIN}");
@@ -84,12 +96,29 @@ impl Site {
 
     /// The all-in-one configuration over this Cassandra, not started yet.
     pub fn all_in_one(&self) -> Config {
-        self.on_cassandra(Config::new(workspace().root().join("kamailio-cfg/all-in-one.cfg")))
+        self.script(ALL_IN_ONE)
     }
 
     /// The same routing with plain functions.
     pub fn plain(&self) -> Config {
-        self.on_cassandra(Config::new(workspace().root().join("tests/cfg/plain.cfg")))
+        self.script(PLAIN)
+    }
+
+    /// A script of this repository over this Cassandra.
+    pub fn script(&self, path: &str) -> Config {
+        self.on_cassandra(Config::new(workspace().root().join(path)))
+    }
+
+    /// The same with `text` in place of `place`, which it must hold.
+    pub fn changed(&self, path: &str, place: &str, text: &str) -> Result<Config> {
+        let script = std::fs::read_to_string(workspace().root().join(path))?;
+        ensure!(script.contains(place), "{path} does not hold '{place}'");
+        Ok(self.on_cassandra(Config::new(script.replace(place, text))))
+    }
+
+    /// The same with these settings before its routing.
+    pub fn with_settings(&self, path: &str, settings: &str) -> Result<Config> {
+        self.changed(path, "request_route {", &format!("{settings}\nrequest_route {{"))
     }
 
     fn on_cassandra(&self, mut config: Config) -> Config {
@@ -150,16 +179,8 @@ pub fn run(kamailio: &Kamailio, sipp: Sipp) -> Result<Report> {
 
 /// Sends an OPTIONS for `user` and returns the answer's first line.
 pub fn options(kamailio: &Kamailio, user: &str) -> Result<String> {
-    let socket = std::net::UdpSocket::bind((lab::net::loopback(), 0))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let here = socket.local_addr()?;
-    let request = format!(
-        "OPTIONS sip:{user}@{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bK-{user}-{port}\r\nFrom: <sip:t@{DOMAIN}>;tag=1\r\n\
-         To: <sip:{user}@{DOMAIN}>\r\nCall-ID: {user}-{port}\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n",
-        port = here.port()
-    );
-    socket.send_to(request.as_bytes(), kamailio.address())?;
-    let mut answer = [0; 4096];
-    let length = socket.recv(&mut answer).with_context(|| kamailio.log())?;
-    Ok(String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned())
+    let mut agent = sip::Agent::udp(kamailio)?;
+    let request = agent.request("OPTIONS", &format!("sip:{user}@{DOMAIN}"), "t", user, &[]);
+    let answer = agent.ask(&request).with_context(|| kamailio.log())?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }

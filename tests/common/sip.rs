@@ -1,0 +1,209 @@
+//! A SIP user agent that sends exactly what a test says: what SIPp cannot, such as the same bytes twice.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::kamailio::Kamailio;
+use lab::net;
+
+use super::DOMAIN;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const LARGEST_DATAGRAM: usize = 65_535;
+
+/// One end of a conversation with a Kamailio.
+pub struct Agent {
+    link: Link,
+    here: SocketAddr,
+}
+
+enum Link {
+    Udp(UdpSocket),
+    /// With what was received beyond the last message.
+    Tcp(TcpStream, Vec<u8>),
+}
+
+impl Agent {
+    /// Over UDP, from an address of its own.
+    pub fn udp(kamailio: &Kamailio) -> Result<Self> {
+        let socket = UdpSocket::bind((net::loopback(), 0))?;
+        socket.connect(kamailio.address())?;
+        Ok(Self { here: socket.local_addr()?, link: Link::Udp(socket) })
+    }
+
+    /// Over one TCP connection.
+    pub fn tcp(kamailio: &Kamailio) -> Result<Self> {
+        let stream = TcpStream::connect(kamailio.address())?;
+        Ok(Self { here: stream.local_addr()?, link: Link::Tcp(stream, Vec::new()) })
+    }
+
+    /// Its address.
+    pub fn here(&self) -> SocketAddr {
+        self.here
+    }
+
+    fn transport(&self) -> &'static str {
+        match self.link {
+            Link::Udp(_) => "UDP",
+            Link::Tcp(..) => "TCP",
+        }
+    }
+
+    /// A request outside of a dialog, by a new transaction, from `from` to `to` (both are users of the domain). `headers` are
+    /// whole lines.
+    pub fn request(&self, method: &str, uri: &str, from: &str, to: &str, headers: &[&str]) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", self.here.port());
+        let mut lines = vec![
+            format!("{method} {uri} SIP/2.0"),
+            format!("Via: SIP/2.0/{} {};branch=z9hG4bK-{id};rport", self.transport(), self.here),
+            "Max-Forwards: 70".to_owned(),
+            format!("From: <sip:{from}@{DOMAIN}>;tag=f{id}"),
+            format!("To: <sip:{to}@{DOMAIN}>"),
+            format!("Call-ID: {id}@{}", self.here.ip()),
+            format!("CSeq: {number} {method}"),
+        ];
+        lines.extend(headers.iter().map(|line| (*line).to_owned()));
+        lines.push("Content-Length: 0\r\n\r\n".to_owned());
+        lines.join("\r\n")
+    }
+
+    /// A REGISTER of `user` with these header lines.
+    pub fn register(&self, user: &str, headers: &[&str]) -> String {
+        self.request("REGISTER", &format!("sip:{DOMAIN}"), user, user, headers)
+    }
+
+    /// A Contact header with this agent's own address.
+    pub fn contact(&self, user: &str, parameters: &str) -> String {
+        format!("Contact: <sip:{user}@{};transport={}>{parameters}", self.here, self.transport().to_lowercase())
+    }
+
+    /// Sends these bytes.
+    pub fn send(&mut self, message: &str) -> Result<()> {
+        match &mut self.link {
+            Link::Udp(socket) => socket.send(message.as_bytes()).map(drop)?,
+            Link::Tcp(stream, _) => stream.write_all(message.as_bytes())?,
+        }
+        Ok(())
+    }
+
+    /// The next message, or `None` when none comes within `patience`.
+    pub fn receive_within(&mut self, patience: Duration) -> Result<Option<String>> {
+        let received = match &mut self.link {
+            Link::Udp(socket) => receive_datagram(socket, patience),
+            Link::Tcp(stream, rest) => receive_framed(stream, rest, patience),
+        };
+        match received {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next message.
+    pub fn receive(&mut self) -> Result<String> {
+        self.receive_within(PATIENCE)?.with_context(|| format!("no message came to {} in {PATIENCE:?}", self.here))
+    }
+
+    /// The next final response.
+    pub fn final_response(&mut self) -> Result<String> {
+        loop {
+            let message = self.receive()?;
+            match status(&message) {
+                Some(200..) => return Ok(message),
+                Some(_) => {}
+                None => bail!("a request instead of a response:\n{message}"),
+            }
+        }
+    }
+
+    /// Sends a request and returns its final response.
+    pub fn ask(&mut self, request: &str) -> Result<String> {
+        self.send(request)?;
+        self.final_response()
+    }
+
+    /// The next message, which must be a request of this method.
+    pub fn receive_request(&mut self, method: &str) -> Result<String> {
+        let message = self.receive()?;
+        ensure!(message.starts_with(&format!("{method} ")), "not an {method}:\n{message}");
+        Ok(message)
+    }
+}
+
+fn receive_datagram(socket: &UdpSocket, patience: Duration) -> std::io::Result<String> {
+    socket.set_read_timeout(Some(patience))?;
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// Our messages and Kamailio's have no body here, so an empty line ends each.
+fn receive_framed(stream: &mut TcpStream, rest: &mut Vec<u8>, patience: Duration) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(patience))?;
+    loop {
+        if let Some(end) = rest.windows(4).position(|four| four == b"\r\n\r\n") {
+            let message: Vec<u8> = rest.drain(..end + 4).collect();
+            return Ok(String::from_utf8_lossy(&message).into_owned());
+        }
+        let mut some = [0; 64 * 1024];
+        match stream.read(&mut some)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            length => rest.extend(&some[..length]),
+        }
+    }
+}
+
+/// The status of a response; `None` for a request.
+pub fn status(message: &str) -> Option<u16> {
+    message.strip_prefix("SIP/2.0 ")?.get(..3)?.parse().ok()
+}
+
+/// The bodies of all header lines of this name, in order.
+pub fn headers<'m>(message: &'m str, name: &str) -> Vec<&'m str> {
+    message
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, body)| body.trim())
+        .collect()
+}
+
+/// A response to a request, with a tag of its own.
+pub fn response(request: &str, status: &str) -> String {
+    let copied = request.lines().filter(|line| {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        ["via", "from", "call-id", "cseq", "record-route"].contains(&name.as_str())
+    });
+    let mut lines = vec![format!("SIP/2.0 {status}")];
+    lines.extend(copied.map(str::to_owned));
+    lines.extend(headers(request, "To").into_iter().map(|to| format!("To: {to};tag=agent")));
+    lines.push("Content-Length: 0\r\n\r\n".to_owned());
+    lines.join("\r\n")
+}
+
+/// The CANCEL of an INVITE (RFC 3261 section 9.1).
+pub fn cancel(invite: &str) -> String {
+    same_transaction(invite, "CANCEL", headers(invite, "To")[0])
+}
+
+/// The ACK to a refusal of an INVITE (RFC 3261 section 17.1.1.3).
+pub fn ack(invite: &str, refusal: &str) -> String {
+    same_transaction(invite, "ACK", headers(refusal, "To")[0])
+}
+
+fn same_transaction(invite: &str, method: &str, to: &str) -> String {
+    let lines = invite.lines().filter_map(|line| match line.split([':', ' ']).next()? {
+        "INVITE" | "CSeq" => Some(line.replace("INVITE", method)),
+        "Via" | "Max-Forwards" | "From" | "Call-ID" => Some(line.to_owned()),
+        "To" => Some(format!("To: {to}")),
+        _ => None,
+    });
+    let mut lines: Vec<String> = lines.collect();
+    lines.push("Content-Length: 0\r\n\r\n".to_owned());
+    lines.join("\r\n")
+}
