@@ -24,7 +24,7 @@ down: ## stop what `make up` started
 	@if [ -e target/cluster.json ]; then $(LAB) down; else echo "nothing is up"; fi
 
 bench: deps-all build ## this system and the stock one side by side: target/bench/
-	cargo bench --workspace --bench '*'
+	cargo run --release --package bench
 
 check: ## format and lints; fast, no servers
 	vendor/fetch-headers

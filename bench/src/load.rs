@@ -1,0 +1,142 @@
+//! Load on one peer, and what it cost.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::progress::say;
+use lab::sipp::{Report, Sipp};
+use lab::wait;
+use serde::Serialize;
+
+use crate::peers::{DOMAIN, Peer, Subscriber};
+
+/// A run is sustained when every call succeeds, with no more than this share of messages sent again.
+const MOST_RETRANSMISSIONS: f64 = 0.002;
+/// And when it takes no longer than planned: by this factor, and SIPp's own start and end.
+const MOST_OVERTIME: f64 = 1.03;
+const SIPP_OVERHEAD: f64 = 1.0;
+
+/// Steps of the search for the highest rate.
+const GROWTH: f64 = 1.35;
+const REFINEMENTS: usize = 3;
+
+/// One run of REGISTERs, each challenged and answered with credentials.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sample {
+    /// REGISTERs a second asked for.
+    pub(crate) offered: f64,
+    /// REGISTERs a second that were answered 200.
+    pub(crate) rate: f64,
+    /// REGISTERs that were not.
+    pub(crate) failed: u64,
+    /// Messages that SIPp sent again.
+    pub(crate) retransmissions: u64,
+    /// Whether the peer kept up.
+    pub(crate) sustained: bool,
+    /// CPU milliseconds of a REGISTER, in all processes of Kamailio.
+    pub(crate) kamailio_cpu_ms: f64,
+    /// The part of it in the I/O process.
+    pub(crate) io_process_cpu_ms: f64,
+    /// CPU milliseconds of a REGISTER in the database.
+    pub(crate) database_cpu_ms: f64,
+    /// From the first REGISTER to the 200, in milliseconds.
+    pub(crate) p50_ms: f64,
+    /// The same.
+    pub(crate) p99_ms: f64,
+}
+
+/// `seconds` of load at `rate`.
+pub(crate) fn run(peer: &Peer, users: &[Subscriber], rate: f64, seconds: u64) -> Result<Sample> {
+    run_calls(peer, users, rate, (rate * seconds as f64).round() as u64)
+}
+
+/// `calls` REGISTERs at `rate`, the users in turn.
+pub(crate) fn run_calls(peer: &Peer, users: &[Subscriber], rate: f64, calls: u64) -> Result<Sample> {
+    settle(peer)?;
+    let planned = calls as f64 / rate;
+    let rows = users.iter().map(|(user, domain, password)| (user.as_str(), domain.as_str(), password.as_str()));
+    let before = peer.cpu();
+    let report = Sipp::new("register.xml")
+        .target(peer.address())
+        .auth_uri(DOMAIN)
+        .users(rows)
+        .calls(calls)
+        .rate(rate)
+        .timeout(Duration::from_secs_f64(planned * 2.0 + 30.0))
+        .run()?;
+    let after = peer.cpu();
+    if report.successful == 0 {
+        bail!("{}: no REGISTER succeeded: {:?}\n{}", peer.name(), report.check(), peer.log());
+    }
+    let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / report.successful as f64;
+    Ok(Sample {
+        offered: rate,
+        rate: report.rate(),
+        failed: report.failed,
+        retransmissions: report.retransmissions,
+        sustained: sustained(&report, planned),
+        kamailio_cpu_ms: each(before.kamailio, after.kamailio),
+        io_process_cpu_ms: each(before.io_process, after.io_process),
+        database_cpu_ms: each(before.database, after.database),
+        p50_ms: report.response_times.percentile_ms(0.5),
+        p99_ms: report.response_times.percentile_ms(0.99),
+    })
+}
+
+fn sustained(report: &Report, planned: f64) -> bool {
+    let in_time = report.elapsed.as_secs_f64() <= planned * MOST_OVERTIME + SIPP_OVERHEAD;
+    let few_again = report.retransmissions as f64 <= report.successful as f64 * MOST_RETRANSMISSIONS;
+    report.check().is_ok() && in_time && few_again
+}
+
+/// The highest rate that a peer sustains: grows until it does not, then halves the gap a few times.
+pub(crate) fn highest_rate(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64) -> Result<f64> {
+    let mut good = lowest_good(peer, users, first, seconds)?;
+    let mut bad = good * GROWTH;
+    while holds(peer, users, bad, seconds)? {
+        good = bad;
+        bad *= GROWTH;
+    }
+    for _ in 0..REFINEMENTS {
+        let middle = (good + bad) / 2.0;
+        *(if holds(peer, users, middle, seconds)? { &mut good } else { &mut bad }) = middle;
+    }
+    Ok(good.floor())
+}
+
+fn lowest_good(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64) -> Result<f64> {
+    let mut rate = first;
+    while !holds(peer, users, rate, seconds)? {
+        rate /= 2.0;
+        ensure!(rate >= 1.0, "{} does not sustain one REGISTER a second\n{}", peer.name(), peer.log());
+    }
+    Ok(rate)
+}
+
+/// One failed try may be the machine's fault, so it is repeated.
+fn holds(peer: &Peer, users: &[Subscriber], rate: f64, seconds: u64) -> Result<bool> {
+    for _ in 0..2 {
+        let sample = run(peer, users, rate, seconds)?;
+        say(format!(
+            "{rate:6.0}/s offered: {:6.0}/s, {} failed, {} sent again, {:.3} + {:.3} ms",
+            sample.rate, sample.failed, sample.retransmissions, sample.kamailio_cpu_ms, sample.database_cpu_ms
+        ));
+        if sample.sustained {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until the last run's work is over: retransmissions, compactions, timers.
+fn settle(peer: &Peer) -> Result<()> {
+    let mut last = peer.cpu();
+    wait::until("an idle peer", Duration::from_secs(60), || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = peer.cpu();
+        let used = now.kamailio + now.database - last.kamailio - last.database;
+        last = now;
+        used <= 30
+    })
+    .with_context(|| format!("{} is still busy", peer.name()))
+}

@@ -1,0 +1,99 @@
+//! `make bench`: this system and the stock peer side by side, in one run, on the same machine.
+//!
+//! The figure: CPU per challenged REGISTER and REGISTERs a second, for the stock peer and for the plain and the async form of
+//! this module, with the database beside Kamailio and with 10 ms added to every answer of the database.
+#![forbid(unsafe_code)]
+
+mod load;
+mod peers;
+mod report;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use lab::progress::{say, step};
+use lab::wait;
+
+use load::Sample;
+use peers::{Peer, Peers};
+use report::{Comparison, Measured};
+
+/// Measure this system and the stock peer in one run
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Measured runs of each peer; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of load of each measured run
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// Subscribers that register in turn
+    #[arg(long, default_value_t = 10_000)]
+    users: usize,
+    /// Milliseconds added to every answer of the database in the second half
+    #[arg(long, default_value_t = 10)]
+    delay_ms: u64,
+}
+
+/// Seconds of load of each run of a search for the highest rate.
+const SEARCH_SECONDS: u64 = 6;
+/// Where the searches begin, in REGISTERs a second.
+const FIRST_RATE: f64 = 1200.0;
+const FIRST_RATE_WITH_DELAY: f64 = 60.0;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match wait::catch_ctrl_c().and_then(|()| run(&cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let comparisons = [
+        compare(cli, Duration::ZERO, FIRST_RATE)?,
+        compare(cli, Duration::from_millis(cli.delay_ms), FIRST_RATE_WITH_DELAY)?,
+    ];
+    comparisons.iter().for_each(report::show);
+    let file = report::write(&comparisons)?;
+    say(format!("all figures are in {}", file.display()));
+    Ok(())
+}
+
+/// Finds what each peer sustains, then measures all of them at the stock peer's rate, and each at its own, in turn.
+fn compare(cli: &Cli, delay: Duration, first_rate: f64) -> Result<Comparison> {
+    let peers = Peers::start(cli.users, delay)?;
+    let mut measured = Vec::new();
+    for peer in peers.all() {
+        step(format!("{}: one pass over all subscribers", peer.name()), || warm_up(peer, &peers, first_rate))?;
+        let rate = step(format!("{}: the highest rate it sustains", peer.name()), || {
+            load::highest_rate(peer, peers.users(), first_rate, SEARCH_SECONDS)
+        })?;
+        say(format!("{} sustains {rate:.0} REGISTERs a second", peer.name()));
+        measured.push(Measured::new(peer, rate));
+    }
+    let common = measured[0].highest_rate;
+    for round in 1..=cli.rounds {
+        for (peer, measured) in peers.all().into_iter().zip(&mut measured) {
+            measured.at_common_rate.push(measure(cli, &peers, peer, round, common)?);
+            measured.at_highest_rate.push(measure(cli, &peers, peer, round, measured.highest_rate)?);
+        }
+    }
+    Ok(Comparison { delay_ms: delay.as_millis() as u64, common_rate: common, seconds: cli.seconds, peers: measured })
+}
+
+/// Every subscriber is registered once, so that all measured REGISTERs refresh a binding.
+fn warm_up(peer: &Peer, peers: &Peers, rate: f64) -> Result<()> {
+    let calls = peers.users().len();
+    load::run_calls(peer, peers.users(), rate, calls as u64).map(drop)
+}
+
+fn measure(cli: &Cli, peers: &Peers, peer: &Peer, round: usize, rate: f64) -> Result<Sample> {
+    let what = format!("round {round} of {}: {} at {rate:.0} a second", cli.rounds, peer.name());
+    step(what, || load::run(peer, peers.users(), rate, cli.seconds))
+}
