@@ -75,10 +75,11 @@ pub async fn serve<B: Backend>(
     }
     let stop = watch(links.stop, Interest::READABLE)?;
     let _ = stop.readable().await?;
+    let mut buffer = vec![0; MAX_MESSAGE];
     for (outbox, reader) in readers {
         reader.abort();
         // End-of-file never comes: every process of the server holds the other end. Empty is the end.
-        server.clone().read_queued(&outbox);
+        server.clone().read_queued(&outbox, &mut buffer);
     }
     Ok(server.drain().await)
 }
@@ -94,16 +95,17 @@ struct Server<B> {
 
 impl<B: Backend> Server<B> {
     async fn read_forever(self: Arc<Self>, outbox: Outbox) {
+        // Kept: a block of this size is a system call to get, one to give back, and a page fault in between.
+        let mut buffer = vec![0; MAX_MESSAGE];
         while let Ok(mut ready) = outbox.link().readable().await {
-            self.clone().read_queued(&outbox);
+            self.clone().read_queued(&outbox, &mut buffer);
             ready.clear_ready();
         }
     }
 
-    fn read_queued(self: Arc<Self>, outbox: &Outbox) {
-        let mut buffer = vec![0; MAX_MESSAGE];
+    fn read_queued(self: Arc<Self>, outbox: &Outbox, buffer: &mut [u8]) {
         loop {
-            match outbox.link().get_ref().try_receive(&mut buffer) {
+            match outbox.link().get_ref().try_receive(buffer) {
                 Ok(length) => self.clone().accept(&buffer[..length], outbox),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -85,8 +85,12 @@ impl Seqpacket {
     /// # Errors
     /// `WouldBlock` when there is none; `InvalidData` when it did not fit the buffer.
     pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive_now(buffer, RecvFlags::DONTWAIT)
+    }
+
+    fn receive_now(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let room = buffer.len();
-        let (_, length) = recv(&self.0, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
+        let (_, length) = recv(&self.0, buffer, flags | RecvFlags::TRUNC)?;
         if length > room {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -96,22 +100,41 @@ impl Seqpacket {
         Ok(length)
     }
 
-    fn wait_readable(&self, deadline: Option<Monotonic>) -> io::Result<bool> {
-        loop {
-            let timeout = match deadline.map(Monotonic::remaining) {
-                None => None,
-                Some(None) => return Ok(false),
-                Some(Some(left)) => Some(Timespec {
-                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                    tv_nsec: left.subsec_nanos().into(),
-                }),
+    /// Whether there is something to receive before `deadline`.
+    fn wait_readable(&self, deadline: Monotonic) -> io::Result<bool> {
+        while let Some(left) = deadline.remaining() {
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
             };
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout.as_ref()) {
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(true),
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(false)
+    }
+
+    /// Waits in `recv`, where of several processes that wait on one link a message wakes only one; `poll` would wake all.
+    fn receive_for_ever(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.receive_now(buffer, RecvFlags::empty()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn receive_until(&self, buffer: &mut [u8], deadline: Monotonic) -> io::Result<Option<usize>> {
+        while self.wait_readable(deadline)? {
+            match self.try_receive(buffer) {
+                // Another reader of a shared link was faster, or a signal came.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                other => return other.map(Some),
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -143,15 +166,14 @@ impl Link for Seqpacket {
     }
 
     fn receive(&self, buffer: &mut [u8], deadline: Option<Monotonic>) -> io::Result<Option<usize>> {
-        while self.wait_readable(deadline)? {
-            match self.try_receive(buffer) {
-                // Another reader of a shared link was faster, or a signal came.
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                other => return other.map(Some),
-            }
+        match deadline {
+            None => self.receive_for_ever(buffer).map(Some),
+            Some(deadline) => self.receive_until(buffer, deadline),
         }
-        Ok(None)
+        .and_then(|received| match received {
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            other => Ok(other),
+        })
     }
 }
 
