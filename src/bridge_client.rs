@@ -30,9 +30,9 @@ pub(crate) fn call(operation: Operation) -> Outcome {
 pub(crate) enum Submitted {
     /// The transaction is suspended and its route will run; or this is a retransmission of such a request.
     Suspended,
-    /// The transaction cannot be suspended any more, or at all.
-    NotSuspended,
-    /// The request could not be queued; the transaction is not suspended.
+    /// The transaction is over: cancelled or answered.
+    Over,
+    /// The transaction could not be suspended or the request not queued.
     Unavailable(Unavailable),
 }
 
@@ -41,7 +41,8 @@ pub(crate) fn submit(message: &mut Message<'_>, operation: Operation, route: i32
     let transaction = match tm::suspend(message) {
         Suspended::Yes(transaction) => transaction,
         Suspended::Retransmission => return Submitted::Suspended,
-        Suspended::No => return Submitted::NotSuspended,
+        Suspended::Over => return Submitted::Over,
+        Suspended::Failed => return Submitted::Unavailable(Unavailable::Failed),
     };
     let ticket = Ticket { hash_index: transaction.hash_index, label: transaction.label, route, context };
     match with_client(|client, patience| client.submit(operation, patience, ticket)).and_then(|queued| queued) {

@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 
+use bridge::Metrics;
+use bridge::metrics::count;
 use bridge::protocol::{
     Completion, CompletionResult, Lookup, Operation, Outcome, Registered, Unavailable, Verdict, decode, encode,
 };
@@ -16,8 +18,8 @@ use crate::host::auth::{Scheme, code, mark_authorized};
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::{log_error, log_warning};
 use crate::host::message::{Header, Message, max_branches};
-use crate::host::reply;
 use crate::host::tm::{self, Transaction};
+use crate::host::{reply, shared};
 use crate::variables;
 
 /// Backend unavailable: nothing is known. Never confused with "no such user" or "not registered".
@@ -69,7 +71,7 @@ pub(crate) fn ask_async(message: &mut Message<'_>, operation: Operation, how: &A
     let Ok(context) = encode(how) else { return code::ERROR };
     match bridge_client::submit(message, operation, route_index, context) {
         Submitted::Suspended => 0,
-        Submitted::NotSuspended => finish(code::ERROR, None),
+        Submitted::Over => finish(code::ERROR, None),
         Submitted::Unavailable(reason) => finish(UNAVAILABLE, Some(reason)),
     }
 }
@@ -122,8 +124,18 @@ pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) ->
 
 /// Leaves the code, and why the backend was unavailable, where the script can read it.
 pub(crate) fn finish(result: ScriptCode, unavailable: Option<Unavailable>) -> ScriptCode {
+    if let (Some(reason), Some(metrics)) = (unavailable, shared::metrics()) {
+        count_unavailable(metrics, reason);
+    }
     variables::set_result(result, unavailable);
     result
+}
+
+fn count_unavailable(metrics: &Metrics, reason: Unavailable) {
+    count(&metrics.unavailable);
+    if reason == Unavailable::Timeout {
+        count(&metrics.timeouts);
+    }
 }
 
 fn apply_verdict(message: &mut Message<'_>, how: &Apply, verdict: Verdict) -> ScriptCode {

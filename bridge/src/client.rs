@@ -28,14 +28,9 @@ impl<'m, L: Link> Client<'m, L> {
     /// is idempotent.
     pub fn call(&mut self, operation: Operation, patience: Duration) -> Outcome {
         let deadline = Monotonic::now().after(patience);
-        let outcome = self
-            .send(operation, deadline, AnswerTo::Caller)
+        self.send(operation, deadline, AnswerTo::Caller)
             .and_then(|()| self.await_answer(deadline))
-            .unwrap_or_else(Outcome::Unavailable);
-        if matches!(outcome, Outcome::Unavailable(_)) {
-            count(&self.metrics.unavailable);
-        }
-        outcome
+            .unwrap_or_else(Outcome::Unavailable)
     }
 
     /// Asks for `operation` and returns at once; its answer goes to a resume worker with `ticket`.
@@ -44,7 +39,7 @@ impl<'m, L: Link> Client<'m, L> {
     /// Why the request could not be queued: no answer will come then.
     pub fn submit(&mut self, operation: Operation, patience: Duration, ticket: Ticket) -> Result<(), Unavailable> {
         let deadline = Monotonic::now().after(patience);
-        self.send(operation, deadline, AnswerTo::Resume(ticket)).inspect_err(|_| count(&self.metrics.unavailable))
+        self.send(operation, deadline, AnswerTo::Resume(ticket))
     }
 
     fn send(&mut self, operation: Operation, deadline: Monotonic, answer: AnswerTo) -> Result<(), Unavailable> {
@@ -68,10 +63,7 @@ impl<'m, L: Link> Client<'m, L> {
         loop {
             let length = match self.link.receive(&mut self.buffer, Some(deadline)) {
                 Ok(Some(length)) => length,
-                Ok(None) => {
-                    count(&self.metrics.timeouts);
-                    return Err(Unavailable::Timeout);
-                }
+                Ok(None) => return Err(Unavailable::Timeout),
                 Err(_) => return Err(Unavailable::Failed),
             };
             let (id, more, part) = page(&self.buffer[..length]).ok_or(Unavailable::Failed)?;
@@ -124,7 +116,6 @@ mod tests {
         let metrics = Metrics::default();
         let outcome = Client::new(near, &metrics).call(lookup(), Duration::from_millis(20));
         assert_eq!(outcome, Outcome::Unavailable(Unavailable::Timeout));
-        assert_eq!((get(&metrics.timeouts), get(&metrics.unavailable)), (1, 1));
     }
 
     #[test]

@@ -24,8 +24,10 @@ pub(crate) enum Suspended {
     Yes(Transaction),
     /// The message is a retransmission of a request whose transaction exists: the script ends here.
     Retransmission,
-    /// The transaction has been cancelled or answered already, or could not be made.
-    No,
+    /// The transaction has been cancelled or answered already.
+    Over,
+    /// Kamailio could not: no shared memory, no branch left. It has logged why.
+    Failed,
 }
 
 /// A transaction, as another process finds it.
@@ -36,6 +38,11 @@ pub(crate) struct Transaction {
     /// tm's label.
     pub(crate) label: u32,
 }
+
+/// What `t_suspend` returns for a transaction that has been cancelled.
+const CANCELLED: i32 = 1;
+/// For one that has been answered.
+const ANSWERED: i32 = -3;
 
 /// Binds tm's functions. In `mod_init`.
 ///
@@ -75,19 +82,23 @@ pub(crate) fn find_route(name: &str) -> Option<i32> {
 
 /// Suspends the message's transaction, making one when there is none yet.
 pub(crate) fn suspend(message: &mut Message<'_>) -> Suspended {
-    let Some(api) = API.get() else { return Suspended::No };
+    let Some(api) = API.get() else { return Suspended::Failed };
     if !has_transaction(api) {
         // SAFETY: the message is the interpreter's current one; main thread.
         match unsafe { api.0.t_newtran.map_or(-1, |newtran| newtran(message.raw())) } {
             0 => return Suspended::Retransmission,
-            error if error < 0 => return Suspended::No,
+            error if error < 0 => return Suspended::Failed,
             _ => {}
         }
     }
     let (mut hash_index, mut label) = (0, 0);
     // SAFETY: as above; the two results are ours.
     let result = unsafe { api.0.t_suspend.map_or(-1, |suspend| suspend(message.raw(), &mut hash_index, &mut label)) };
-    if result == 0 { Suspended::Yes(Transaction { hash_index, label }) } else { Suspended::No }
+    match result {
+        0 => Suspended::Yes(Transaction { hash_index, label }),
+        CANCELLED | ANSWERED => Suspended::Over,
+        _ => Suspended::Failed,
+    }
 }
 
 fn has_transaction(api: &Api) -> bool {
