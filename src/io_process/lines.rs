@@ -1,8 +1,13 @@
 //! `tracing` events as lines for the main thread to write.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::{self, Write};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -33,24 +38,53 @@ impl Line {
     }
 }
 
+/// During an outage the driver says the same several times a second; each of its lines is written once in this time.
+const DRIVER_REPEATS_AFTER: Duration = Duration::from_secs(10);
+
 /// Turns events into lines: our own crates' from debug level on, the driver's warnings and errors.
 #[derive(Debug)]
-pub(super) struct Lines(SyncSender<Line>);
+pub(super) struct Lines {
+    lines: SyncSender<Line>,
+    /// When each place in the driver was last heard.
+    heard: Mutex<HashMap<Identifier, Instant>>,
+}
 
 impl Lines {
     pub(super) fn new(lines: SyncSender<Line>) -> Self {
-        Self(lines)
+        Self { lines, heard: Mutex::default() }
     }
+
+    /// Whether the driver said this just now.
+    fn is_repeat(&self, metadata: &Metadata<'_>) -> bool {
+        if is_ours(metadata) {
+            return false;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match heard.entry(metadata.callsite()) {
+            Entry::Occupied(last) if now.duration_since(*last.get()) < DRIVER_REPEATS_AFTER => true,
+            entry => {
+                entry.insert_entry(now);
+                false
+            }
+        }
+    }
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    ["bridge", "store", "cassandra", "domain"].iter().any(|name| metadata.target().starts_with(name))
 }
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let ours = ["bridge", "store", "cassandra", "domain"].iter().any(|name| metadata.target().starts_with(name));
-        let worst = if ours { tracing::Level::DEBUG } else { tracing::Level::WARN };
+        let worst = if is_ours(metadata) { tracing::Level::DEBUG } else { tracing::Level::WARN };
         metadata.is_event() && *metadata.level() <= worst
     }
 
     fn event(&self, event: &Event<'_>) {
+        if self.is_repeat(event.metadata()) {
+            return;
+        }
         let level = match *event.metadata().level() {
             tracing::Level::ERROR => Level::Error,
             tracing::Level::WARN => Level::Warning,
@@ -59,7 +93,7 @@ impl Subscriber for Lines {
         };
         let mut text = Text(String::new());
         event.record(&mut text);
-        let _ = self.0.try_send(Line::new(level, text.0));
+        let _ = self.lines.try_send(Line::new(level, text.0));
     }
 
     // Spans are not enabled.
