@@ -6,17 +6,30 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{PLAIN, Site, phone, run, status, until_connected};
+use common::{DOMAIN, PASSWORD, PLAIN, Site, phone, run, statistic, status, until_connected};
 use lab::kamailio::Kamailio;
 use lab::process::Signal;
+use lab::sipp::{Running, Sipp};
 use lab::wait::until;
+
+const USERS: [&str; 10] = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"];
 
 fn main() -> ExitCode {
     common::suite(
-        &["alice"],
+        &USERS,
         &[
             ("the_processes_show_under_telling_names", names),
             ("a_frozen_cassandra_gives_503_opens_the_breaker_and_recovers", frozen),
+            ("cassandra_frozen_killed_and_restarted_under_traffic_every_request_is_answered_async", |site| {
+                outages(site, site.all_in_one())
+            }),
+            ("cassandra_frozen_killed_and_restarted_under_traffic_every_request_is_answered_plain", |site| {
+                outages(site, site.plain())
+            }),
+            ("a_stop_under_load_loses_no_register_that_was_answered_async", |site| {
+                stop_under_load(site, site.all_in_one())
+            }),
+            ("a_stop_under_load_loses_no_register_that_was_answered_plain", |site| stop_under_load(site, site.plain())),
             ("the_io_process_killed_stops_the_server_and_leaves_nothing", io_killed),
             ("the_main_process_killed_leaves_nothing", main_killed),
             ("a_stop_ends_all_processes", stopped),
@@ -61,8 +74,92 @@ fn frozen(site: &Site) -> Result<()> {
     Ok(())
 }
 
+/// REGISTERs of alice without end.
+fn traffic(kamailio: &Kamailio, scenario: &str, rate: f64) -> Result<Running> {
+    phone(kamailio, scenario, "alice")
+        .rate(rate)
+        .endless()
+        .timeout(Duration::from_secs(300))
+        // Ends soon when nobody answers any more.
+        .arg("-max_non_invite_retrans")
+        .arg("3")
+        .spawn()
+}
+
+fn accepted_more(kamailio: &Kamailio, what: &str) -> Result<()> {
+    let before = statistic(kamailio, "accepted_regs")?;
+    until(&format!("REGISTERs that are accepted {what}"), Duration::from_secs(60), || {
+        statistic(kamailio, "accepted_regs").is_ok_and(|now| now >= before + 20)
+    })
+    .with_context(|| kamailio.log())
+}
+
+fn refused_more(kamailio: &Kamailio, what: &str) -> Result<()> {
+    let before = statistic(kamailio, "unavailable")?;
+    until(&format!("REGISTERs that are refused {what}"), Duration::from_secs(60), || {
+        statistic(kamailio, "unavailable").is_ok_and(|now| now >= before + 20)
+    })
+    .with_context(|| kamailio.log())
+}
+
+fn outages(site: &Site, config: lab::kamailio::Config) -> Result<()> {
+    let kamailio = site.connected(config)?;
+    let mut cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
+    let phones = traffic(&kamailio, "register_200_or_503.xml", 50.0)?;
+    accepted_more(&kamailio, "at the beginning")?;
+    cassandra.freeze()?;
+    let frozen = refused_more(&kamailio, "while it is frozen");
+    cassandra.thaw()?;
+    frozen?;
+    accepted_more(&kamailio, "after the thaw")?;
+    cassandra.kill9()?;
+    refused_more(&kamailio, "while it is dead")?;
+    cassandra.restart()?;
+    accepted_more(&kamailio, "after the restart")?;
+    phones.finish()?.check().with_context(|| kamailio.log())?;
+    until("the end of all operations", Duration::from_secs(10), || {
+        status(&kamailio, "in_flight").is_ok_and(|left| left == 0)
+    })?;
+    ensure!(status(&kamailio, "panics")? == 0, "{}", kamailio.log());
+    Ok(())
+}
+
+fn stop_under_load(site: &Site, config: lab::kamailio::Config) -> Result<()> {
+    let mut kamailio = site.connected(config)?;
+    let subscribers = USERS.map(|user| (user, DOMAIN, PASSWORD));
+    let phones = Sipp::new("register_new_contact.xml")
+        .target(kamailio.address())
+        .auth_uri(DOMAIN)
+        .users(subscribers)
+        .calls(400)
+        .rate(150.0)
+        .timeout(Duration::from_secs(60))
+        .arg("-max_non_invite_retrans")
+        .arg("3")
+        .spawn()?;
+    until("some load", Duration::from_secs(20), || statistic(&kamailio, "accepted_regs").is_ok_and(|n| n >= 100))
+        .with_context(|| kamailio.log())?;
+    kamailio.stop()?;
+    nothing_left(&kamailio)?;
+    let answered = phones.wait()?.successful;
+    // Each had a contact of its own, so what was stored can be counted.
+    let mut stored = 0;
+    for user in USERS {
+        stored += site.contacts(user)?.len() as u64;
+    }
+    ensure!((100..400).contains(&answered), "{answered} were answered: the stop did not come under load");
+    ensure!(stored >= answered, "{answered} were answered 200 but {stored} are stored\n{}", kamailio.log());
+    let kamailio = site.connected(site.all_in_one())?;
+    for user in USERS {
+        run(&kamailio, phone(&kamailio, "unregister_all.xml", user))?;
+    }
+    Ok(())
+}
+
 fn io_killed(site: &Site) -> Result<()> {
     let kamailio = site.connected(site.all_in_one())?;
+    let _phones = traffic(&kamailio, "register.xml", 50.0)?;
+    accepted_more(&kamailio, "before")?;
     let io = kamailio.find_process("Cassandra I/O")?;
     lab::process::signal(io.pid, Signal::KILL)?;
     nothing_left(&kamailio)
@@ -70,6 +167,8 @@ fn io_killed(site: &Site) -> Result<()> {
 
 fn main_killed(site: &Site) -> Result<()> {
     let mut kamailio = site.connected(site.all_in_one())?;
+    let _phones = traffic(&kamailio, "register.xml", 50.0)?;
+    accepted_more(&kamailio, "before")?;
     kamailio.kill9_main()?;
     nothing_left(&kamailio)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::sip::{self, Agent, headers};
-use common::{ALL_IN_ONE, DOMAIN, Site, phone, run, status};
+use common::{ALL_IN_ONE, DOMAIN, Site, no_transaction_left, phone, run, statistic, status};
 use lab::kamailio::Kamailio;
 use lab::sipp::Transport;
 use lab::wait::until;
@@ -50,22 +50,9 @@ fn slowly<T>(site: &Site, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-fn statistic(kamailio: &Kamailio, name: &str) -> Result<u64> {
-    let answer = kamailio.rpc("stats.fetchn", serde_json::json!([format!("cassandra.{name}")]))?;
-    let value = answer[format!("cassandra.{name}")].as_u64();
-    value.with_context(|| format!("there is no statistic {name} in {answer}"))
-}
-
 /// How often a route was resumed, as the script's log tells.
 fn resumed_routes(kamailio: &Kamailio) -> usize {
     kamailio.log().matches("resumed ").count()
-}
-
-fn no_transaction_left(kamailio: &Kamailio) -> Result<()> {
-    until("the end of all transactions", Duration::from_secs(40), || {
-        kamailio.rpc("tm.stats", serde_json::json!([])).is_ok_and(|stats| stats["current"] == 0)
-    })
-    .with_context(|| kamailio.log())
 }
 
 fn register(agent: &mut Agent, user: &str, parameters: &str, lines: &[&str]) -> Result<()> {

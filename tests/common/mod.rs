@@ -162,6 +162,21 @@ pub fn status(kamailio: &Kamailio, name: &str) -> Result<u64> {
     status[name].as_u64().with_context(|| format!("there is no number '{name}' in {status}"))
 }
 
+/// One number of the statistics group `cassandra`.
+pub fn statistic(kamailio: &Kamailio, name: &str) -> Result<u64> {
+    let answer = kamailio.rpc("stats.fetchn", serde_json::json!([format!("cassandra.{name}")]))?;
+    let value = answer[format!("cassandra.{name}")].as_u64();
+    value.with_context(|| format!("there is no statistic {name} in {answer}"))
+}
+
+/// Waits until tm holds no transaction any more.
+pub fn no_transaction_left(kamailio: &Kamailio) -> Result<()> {
+    wait::until("the end of all transactions", Duration::from_secs(40), || {
+        kamailio.rpc("tm.stats", serde_json::json!([])).is_ok_and(|stats| stats["current"] == 0)
+    })
+    .with_context(|| kamailio.log())
+}
+
 /// A phone of `user` with this scenario.
 pub fn phone(kamailio: &Kamailio, scenario: &str, user: &str) -> Sipp {
     phone_with_password(kamailio, scenario, user, PASSWORD)
