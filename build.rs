@@ -5,6 +5,7 @@
 
 use std::env;
 use std::fs;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
@@ -29,19 +30,25 @@ fn main() {
     let includes = vendor.join("src");
 
     check_headers_fit(&target, &includes, &defines);
+    check_libclang();
     compile_shim(&includes, &defines);
     generate_bindings(&includes, &defines);
 
     println!("cargo::rustc-env=KAMAILIO_FULL_VERSION={}", target.full_version);
     println!("cargo::rustc-env=KAMAILIO_FLAGS={}", target.flags);
+    // Where tests/build.rs finds this program, to run it with things missing.
+    if let Ok(script) = env::current_exe() {
+        println!("cargo::rustc-env=BUILD_SCRIPT={}", script.display());
+    }
     // The server may dlclose a module it refuses; Rust's thread-local destructors do not survive that.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }
 
-/// Ends the build with one sentence for the person who runs it.
+/// Ends the build with one sentence for the person who runs it. Cargo fails because of the sentence; a script that exits with
+/// an error has all its output printed as well, and the sentence drowns in it.
 fn fail(message: &str) -> ! {
-    eprintln!("\nerror: {message}\n");
-    exit(1)
+    println!("cargo::error={}", message.replace('\n', " "));
+    exit(0)
 }
 
 fn kamailio_binary() -> PathBuf {
@@ -65,15 +72,23 @@ impl Target {
                 binary.display()
             ))
         });
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Self::parse(&String::from_utf8_lossy(&output.stdout)).unwrap_or_else(|| {
+            fail(&format!(
+                "{} is not a Kamailio server, its -v prints no version and flags: name the server's binary in KAMAILIO_BIN",
+                binary.display()
+            ))
+        })
+    }
+
+    /// From what the server prints for -v.
+    fn parse(text: &str) -> Option<Self> {
         let line = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix)).map(str::trim);
-        let (Some(full), Some(flags)) = (line("version: "), line("flags: ")) else {
-            fail(&format!("{} -v prints no version and flags: is it a Kamailio server?", binary.display()))
-        };
-        let Some(version) = full.split(' ').nth(1) else {
-            fail(&format!("the version '{full}' of {} is not understood", binary.display()))
-        };
-        Self { version: version.to_owned(), full_version: full.to_owned(), flags: flags.to_owned() }
+        let full_version = line("version: ")?;
+        Some(Self {
+            version: full_version.split(' ').nth(1)?.to_owned(),
+            full_version: full_version.to_owned(),
+            flags: line("flags: ")?.to_owned(),
+        })
     }
 }
 
@@ -139,12 +154,16 @@ fn compile_shim(includes: &Path, defines: &[String]) {
     }
 }
 
-fn generate_bindings(includes: &Path, defines: &[String]) {
-    // clang-sys panics with a page of text when libclang is not there.
-    if let Err(error) = std::panic::catch_unwind(bindgen::clang_version) {
-        drop(error);
+/// bindgen panics when libclang is not there; the silent hook keeps the page that a panic prints away.
+fn check_libclang() {
+    panic::set_hook(Box::new(|_| {}));
+    if panic::catch_unwind(bindgen::clang_version).is_err() {
         fail("libclang is missing: install the Debian package libclang-dev, or name its directory in LIBCLANG_PATH");
     }
+    drop(panic::take_hook());
+}
+
+fn generate_bindings(includes: &Path, defines: &[String]) {
     let result = bindgen::Builder::default()
         .header("src/host/shim/bindings.h")
         .clang_arg(format!("-I{}", includes.display()))
