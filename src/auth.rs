@@ -111,6 +111,6 @@ fn check_identity(message: &Message<'_>, method: &str, username: &str) -> Result
     let same_user = |uri: Result<String, _>| {
         uri.ok().and_then(|uri| Aor::from_uri(&uri).ok()).is_some_and(|aor| aor.username() == username)
     };
-    let to_fits = !matches!(method, "REGISTER" | "PUBLISH") || same_user(message.to_uri());
-    if to_fits && same_user(message.from_uri()) { Ok(()) } else { Err(code::USER_MISMATCH) }
+    let to_fits = !matches!(method, "REGISTER" | "PUBLISH") || same_user(message.uri_of_to());
+    if to_fits && same_user(message.uri_of_from()) { Ok(()) } else { Err(code::USER_MISMATCH) }
 }

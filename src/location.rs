@@ -98,7 +98,7 @@ fn prepare_auth_save(message: &mut Message<'_>, realm: &str, flags: &str) -> Res
     if register.aor.username() != auth.aor.username() {
         return Err(code::USER_MISMATCH);
     }
-    Ok((Operation::AuthSave(auth, register), Apply::Save { auth: Some(realm.to_owned()), reply }))
+    Ok((Operation::AuthSave(auth.into(), register), Apply::Save { auth: Some(realm.to_owned()), reply }))
 }
 
 /// The REGISTER as data, and whether to answer it. What cannot be one is answered 400 here, and `refused` to the script.
@@ -137,7 +137,7 @@ fn parse_flags(written: &str) -> Result<u32, String> {
 
 fn copy_register(message: &Message<'_>, uri: &str, replace: bool) -> Result<Register, Malformed> {
     message.parse()?;
-    let owner = if uri.is_empty() { message.to_uri()? } else { uri.to_owned() };
+    let owner = if uri.is_empty() { message.uri_of_to()? } else { uri.to_owned() };
     let supported = message.headers(Header::Supported);
     Ok(Register {
         aor: Aor::from_uri(&owner).map_err(|_| Malformed("the To URI names no user"))?,

@@ -168,7 +168,7 @@ fn source_tree(dir: &Path, version: &str) -> PathBuf {
     let defs = format!("VERSION = {}\nPATCHLEVEL = {}\nSUBLEVEL = {}\n", numbers[0], numbers[1], numbers[2]);
     fs::write(tree.join("src/Makefile.defs"), defs).expect("Makefile.defs");
     let config = r#"C_DEFS = -DNAME='"kamailio"' -DCOMPILER='"gcc 12"'"#;
-    fs::write(tree.join("src/Makefile"), format!("cfg:\n\tcp config.text config.mak\n")).expect("Makefile");
+    fs::write(tree.join("src/Makefile"), "cfg:\n\tcp config.text config.mak\n").expect("Makefile");
     fs::write(tree.join("src/config.text"), config).expect("config");
     fs::write(tree.join("src/modules/tm/tm_load.h"), "").expect("a header");
     tree

@@ -71,7 +71,7 @@ pub enum Operation {
     /// Apply a REGISTER to its AoR's bindings.
     Save(Register),
     /// Check credentials and, when they are right, apply the REGISTER; credentials and bindings are read in parallel.
-    AuthSave(AuthRequest, Register),
+    AuthSave(Box<AuthRequest>, Register),
     /// Find the bindings of an AoR that can take a request of one of these method bits.
     Lookup(Aor, u32),
     /// Fetch an answer that was too long for a completion.

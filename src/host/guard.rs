@@ -1,5 +1,6 @@
 //! The panic boundary: no panic crosses into C, where it would end the process and with it the whole server.
 
+use std::any::Any;
 use std::os::raw::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,7 +40,7 @@ pub(crate) fn guard<R: OnPanic>(body: impl FnOnce() -> R) -> R {
 /// Kamailio's logger.
 pub(crate) fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("no message");
+        let text = text_of(panic.payload()).unwrap_or("no message");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         if super::process::on_main_thread() {
             log::write(log::Level::Critical, "panic", &format!("bug: {text} at {place}"));
@@ -47,4 +48,9 @@ pub(crate) fn install_panic_hook() {
             tracing::error!("bug: {text} at {place}");
         }
     }));
+}
+
+/// What `panic!` was called with.
+fn text_of(payload: &dyn Any) -> Option<&str> {
+    payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }

@@ -98,7 +98,7 @@ impl Message<'_> {
     ///
     /// # Errors
     /// When there is no valid To.
-    pub(crate) fn to_uri(&self) -> Result<String, Malformed> {
+    pub(crate) fn uri_of_to(&self) -> Result<String, Malformed> {
         self.parse()?;
         // SAFETY: after parsing, `to` is null or a header whose parsed part is null or a to_body.
         let body = unsafe { self.get().to.as_ref().and_then(|to| to.parsed.cast::<sys::to_body>().as_ref()) };
@@ -110,7 +110,7 @@ impl Message<'_> {
     ///
     /// # Errors
     /// When there is no valid From.
-    pub(crate) fn from_uri(&self) -> Result<String, Malformed> {
+    pub(crate) fn uri_of_from(&self) -> Result<String, Malformed> {
         self.parse()?;
         // SAFETY: the message is valid; main thread.
         if unsafe { sys::parse_from_header(self.raw) } < 0 {
@@ -307,9 +307,9 @@ unsafe fn copy_contact(contact: &sys::contact_t) -> Result<Contact, Malformed> {
     };
     let mut methods = 0;
     // SAFETY: null or a parsed parameter; reads the text only.
-    if let Some(param) = unsafe { contact.methods.as_ref() }
-        && unsafe { sys::parse_methods(&param.body, &mut methods) } < 0
-    {
+    let understood =
+        unsafe { contact.methods.as_ref().is_none_or(|param| sys::parse_methods(&param.body, &mut methods) >= 0) };
+    if !understood {
         return Err(Malformed("a methods parameter is malformed"));
     }
     Ok(Contact {

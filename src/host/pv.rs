@@ -95,6 +95,7 @@ pub(crate) unsafe fn get(
         unsafe {
             match read() {
                 Value::Null => sys::pv_get_null(message, param, value),
+                #[allow(clippy::useless_conversion, reason = "an int in Kamailio 5.6, a long in later versions")]
                 Value::Number(number) => sys::pv_get_sintval(message, param, value, number.into()),
                 Value::Text(constant) => sys::pv_get_strval(message, param, value, &mut text::lent(constant)),
             }
