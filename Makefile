@@ -1,7 +1,8 @@
 # Thin wrappers: each target is a line or two that can also be typed by hand.
 
-# rustup's cargo before Debian's; /usr/sbin holds kamailio and is not on everybody's PATH.
-export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin
+# rustup's cargo before Debian's; /usr/sbin holds kamailio and is not on everybody's PATH; `make check` installs its tool in
+# target/tools.
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:$(CURDIR)/target/tools/bin
 
 LAB := target/debug/lab
 
@@ -26,10 +27,20 @@ down: ## stop what `make up` started
 bench: deps-all build ## this system and the stock one side by side: target/bench/
 	cargo run --release --package bench
 
-check: ## format and lints; fast, no servers
+check: lint ## format, lints, licences and banned dependencies; no servers
+	@command -v cargo-deny >/dev/null || $(MAKE) --no-print-directory cargo-deny
+	cargo deny check bans licenses sources
+
+.PHONY: lint
+lint:
 	vendor/fetch-headers
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: cargo-deny
+cargo-deny:
+	@echo "cargo-deny is missing: building it once, in target/tools; this takes some minutes"
+	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
 
 deps: ## install what is missing from Debian, or say what to install
 	@scripts/deps
