@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bridge::credentials::CacheConfig;
 use bridge::server::Limits;
 use bridge::service::ServiceConfig;
 use domain::register::{PathMode, Policy};
@@ -29,6 +30,8 @@ pub(crate) mod raw {
     pub(crate) static CONNECT_TIMEOUT: Number = Number::default(5000);
     pub(crate) static BREAKER_THRESHOLD: Number = Number::default(20);
     pub(crate) static RETRY_INTERVAL: Number = Number::default(1000);
+    pub(crate) static CREDENTIAL_CACHE_SIZE: Number = Number::default(100_000);
+    pub(crate) static CREDENTIAL_CACHE_TTL: Number = Number::default(60);
     pub(crate) static MAX_IN_FLIGHT: Number = Number::default(4096);
     pub(crate) static RESUME_WORKERS: Number = Number::default(4);
     pub(crate) static DRAIN_TIMEOUT: Number = Number::default(5000);
@@ -81,6 +84,7 @@ pub(crate) fn read() -> Result<Config, String> {
         service: ServiceConfig {
             store: store_config(&local_dc, request_timeout)?,
             policy: policy(local_dc, node_name)?,
+            credential_cache: credential_cache()?,
             breaker_threshold: number("breaker_threshold", &raw::BREAKER_THRESHOLD, 1..=1_000_000)?,
             retry_interval: millis("retry_interval", &raw::RETRY_INTERVAL, 10..=3_600_000)?,
         },
@@ -118,6 +122,14 @@ fn store_config(local_dc: &str, request_timeout: Duration) -> Result<StoreConfig
         connect_timeout: millis("connect_timeout", &raw::CONNECT_TIMEOUT, 100..=60_000)?,
         compression: false,
         speculative_after: None,
+    })
+}
+
+fn credential_cache() -> Result<CacheConfig, String> {
+    let lifetime = number("credential_cache_ttl", &raw::CREDENTIAL_CACHE_TTL, 0..=86_400)?;
+    Ok(CacheConfig {
+        entries: number("credential_cache_size", &raw::CREDENTIAL_CACHE_SIZE, 1..=10_000_000)? as usize,
+        lifetime: Duration::from_secs(lifetime.into()),
     })
 }
 

@@ -52,7 +52,7 @@ static COMMANDS: Table<[sys::cmd_export_t; COMMAND_COUNT]> = Table([
     commands::END,
 ]);
 
-static PARAMETERS: Table<[sys::param_export_t; 29]> = Table([
+static PARAMETERS: Table<[sys::param_export_t; 31]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -67,6 +67,8 @@ static PARAMETERS: Table<[sys::param_export_t; 29]> = Table([
     config::raw::CONNECT_TIMEOUT.export(c"connect_timeout"),
     config::raw::BREAKER_THRESHOLD.export(c"breaker_threshold"),
     config::raw::RETRY_INTERVAL.export(c"retry_interval"),
+    config::raw::CREDENTIAL_CACHE_SIZE.export(c"credential_cache_size"),
+    config::raw::CREDENTIAL_CACHE_TTL.export(c"credential_cache_ttl"),
     config::raw::MAX_IN_FLIGHT.export(c"max_in_flight"),
     config::raw::RESUME_WORKERS.export(c"resume_workers"),
     config::raw::DRAIN_TIMEOUT.export(c"drain_timeout"),

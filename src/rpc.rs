@@ -48,6 +48,8 @@ pub(crate) fn statistics() -> Vec<sys::stat_export_t> {
         statistic!(panics),
         statistic!(auth_accepted),
         statistic!(auth_refused),
+        statistic!(credential_cache_hits),
+        statistic!(credential_cache_misses),
         statistic!(accepted_regs),
         statistic!(rejected_regs),
         statistic!(lookups_found),

@@ -204,6 +204,8 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         ("\"connect_timeout\", 1", "parameter connect_timeout is 1 but must be 100 to 60000 milliseconds"),
         ("\"breaker_threshold\", 0", "parameter breaker_threshold is 0 but must be 1 to 1000000"),
         ("\"retry_interval\", 0", "parameter retry_interval is 0 but must be 10 to 3600000 milliseconds"),
+        ("\"credential_cache_size\", 0", "parameter credential_cache_size is 0 but must be 1 to 10000000"),
+        ("\"credential_cache_ttl\", -1", "parameter credential_cache_ttl is -1 but must be 0 to 86400"),
         ("\"max_in_flight\", 0", "parameter max_in_flight is 0 but must be 1 to 1000000"),
         ("\"resume_workers\", 0", "parameter resume_workers is 0 but must be 1 to 1000"),
         ("\"drain_timeout\", -1", "parameter drain_timeout is -1 but must be 0 to 50000 milliseconds"),

@@ -3,11 +3,13 @@
 mod common;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use common::{PASSWORD, Site, phone, phone_with_password, run};
+use anyhow::{Context, Result, ensure};
+use common::{ALL_IN_ONE, PASSWORD, Site, phone, phone_with_password, run, statistic};
 use lab::kamailio::Config;
 use lab::sipp::Sipp;
+use lab::wait::until;
 
 fn main() -> ExitCode {
     common::suite(
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
             ("a_call_reaches_the_registered_phone_plain", |site| calls(site, site.plain())),
             ("a_call_to_an_unregistered_user_gets_404", unregistered),
             ("a_new_password_works_at_once", new_password),
+            ("credentials_are_read_once_and_used_for_their_lifetime_only", cached_credentials),
         ],
     )
 }
@@ -118,5 +121,24 @@ fn new_password(site: &Site) -> Result<()> {
     run(&kamailio, phone_with_password(&kamailio, "register.xml", "bob", "another"))?;
     run(&kamailio, phone_with_password(&kamailio, "unregister_all.xml", "bob", "another"))?;
     site.sipctl(&["subscriber", "passwd", "bob@example.com", "--password-stdin"], PASSWORD)?;
+    Ok(())
+}
+
+fn cached_credentials(site: &Site) -> Result<()> {
+    let settings = "modparam(\"cassandra\", \"credential_cache_ttl\", 2)";
+    let kamailio = site.connected(site.with_settings(ALL_IN_ONE, settings)?)?;
+    let hits = || statistic(&kamailio, "credential_cache_hits");
+    let first = Instant::now();
+    run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
+    ensure!(hits()? == 0, "accepted without a read");
+    run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
+    ensure!(hits()? == 1 || first.elapsed() > Duration::from_secs(2), "read twice");
+    site.sipctl(&["subscriber", "disable", "alice@example.com"], "")?;
+    let refused = until("the end of the old credentials", Duration::from_secs(20), || {
+        phone(&kamailio, "register_wrong_password.xml", "alice").run().is_ok_and(|report| report.check().is_ok())
+    });
+    site.sipctl(&["subscriber", "enable", "alice@example.com"], "")?;
+    refused.with_context(|| kamailio.log())?;
+    run(&kamailio, phone(&kamailio, "unregister_all.xml", "alice"))?;
     Ok(())
 }

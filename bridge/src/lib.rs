@@ -9,7 +9,8 @@
 //! * [`client`]: a worker's end: call and wait with a deadline, or submit and go on;
 //! * [`server`]: the I/O process's end: admits, runs and answers operations, drains at the stop;
 //! * [`breaker`]: turns a dead backend into an immediate answer;
-//! * [`service`]: what the operations do, over `store` and `domain`.
+//! * [`service`]: what the operations do, over `store` and `domain`;
+//! * [`credentials`]: subscribers that were read lately.
 //!
 //! Nothing here knows Kamailio: the crate is tested without it.
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@
 pub mod breaker;
 pub mod client;
 pub mod clock;
+pub mod credentials;
 pub mod metrics;
 pub mod protocol;
 pub mod server;

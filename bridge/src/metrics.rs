@@ -25,7 +25,7 @@ metrics! {
     resume_failed,
     /// Answers of backend unavailable, for whatever reason.
     unavailable,
-    /// Plain calls whose deadline passed.
+    /// Those of them for lack of an answer in time.
     timeouts,
     /// Answers that came after the caller had given up, and were dropped.
     late_answers,
@@ -49,6 +49,10 @@ metrics! {
     auth_accepted,
     /// Credentials that were wrong or of unknown users.
     auth_refused,
+    /// Credentials accepted without a read.
+    credential_cache_hits,
+    /// Subscribers read.
+    credential_cache_misses,
     /// REGISTERs stored.
     accepted_regs,
     /// REGISTERs refused by the registrar's rules.

@@ -13,6 +13,7 @@ use store::{Store, StoreConfig, StoreError, Subscriber};
 
 use crate::breaker::{Breaker, State};
 use crate::clock::{self, Monotonic};
+use crate::credentials::{CacheConfig, Checked, Credentials};
 use crate::metrics::{Metrics, count, set};
 use crate::protocol::{AuthRequest, Lookup, Operation, Outcome, Registered, Unavailable, Verdict};
 use crate::server::Backend;
@@ -30,6 +31,8 @@ pub struct ServiceConfig {
     pub store: StoreConfig,
     /// The registrar's rules.
     pub policy: Policy,
+    /// Bounds of the credential cache.
+    pub credential_cache: CacheConfig,
     /// Failures in a row that open the circuit breaker.
     pub breaker_threshold: u32,
     /// Pause between two probes of an open breaker, and before the second attempt to connect.
@@ -42,6 +45,7 @@ pub struct Service {
     config: ServiceConfig,
     metrics: &'static Metrics,
     store: OnceLock<Store>,
+    credentials: Credentials,
     breaker: Mutex<Breaker>,
     locks: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
@@ -54,6 +58,7 @@ impl Service {
     /// A service that is not connected yet; [`Self::run`] connects it.
     pub fn new(config: ServiceConfig, metrics: &'static Metrics) -> Self {
         Self {
+            credentials: Credentials::new(config.credential_cache, metrics),
             breaker: Mutex::new(Breaker::new(config.breaker_threshold)),
             config,
             metrics,
@@ -125,27 +130,9 @@ impl Service {
     }
 
     async fn authenticate(&self, store: &Store, request: &AuthRequest) -> Result<Verdict, StoreError> {
-        let subscriber = store.credentials(&request.aor).await?;
-        Ok(self.judge(subscriber.as_ref(), request))
-    }
-
-    /// Compares the response with the subscriber's HA1. An unknown user costs the same computation.
-    fn judge(&self, subscriber: Option<&Subscriber>, request: &AuthRequest) -> Verdict {
-        let algorithm = request.credentials.algorithm;
-        let known = subscriber.filter(|subscriber| subscriber.enabled).and_then(|subscriber| match algorithm {
-            Algorithm::Md5 => subscriber.ha1.as_ref(),
-            Algorithm::Sha256 => subscriber.ha1_sha256.as_ref(),
-            Algorithm::Sha512_256 => None,
-        });
-        let nobody = Ha1::dummy(algorithm);
-        let right = verify(&request.credentials, &request.method, known.unwrap_or(&nobody));
-        let verdict = match (known, right) {
-            (Some(_), true) => Verdict::Accepted,
-            (Some(_), false) => Verdict::WrongPassword,
-            (None, _) => Verdict::UnknownUser,
-        };
+        let verdict = self.credentials.check(store, &request.aor, |subscriber| judge(subscriber, request)).await?;
         count(if verdict == Verdict::Accepted { &self.metrics.auth_accepted } else { &self.metrics.auth_refused });
-        verdict
+        Ok(verdict)
     }
 
     async fn save(&self, store: &Store, register: &Register) -> Result<Outcome, StoreError> {
@@ -217,6 +204,23 @@ impl Service {
             return Err(Unavailable::BreakerOpen);
         }
         Ok(Admission { service: self, deadline, settled: false })
+    }
+}
+
+/// Compares the response with the subscriber's HA1. An unknown user costs the same computation.
+fn judge(subscriber: Option<&Subscriber>, request: &AuthRequest) -> Checked<Verdict> {
+    let algorithm = request.credentials.algorithm;
+    let known = subscriber.filter(|subscriber| subscriber.enabled).and_then(|subscriber| match algorithm {
+        Algorithm::Md5 => subscriber.ha1.as_ref(),
+        Algorithm::Sha256 => subscriber.ha1_sha256.as_ref(),
+        Algorithm::Sha512_256 => None,
+    });
+    let nobody = Ha1::dummy(algorithm);
+    let right = verify(&request.credentials, &request.method, known.unwrap_or(&nobody));
+    match (known, right) {
+        (Some(_), true) => Checked::Accepted(Verdict::Accepted),
+        (Some(_), false) => Checked::Refused(Verdict::WrongPassword),
+        (None, _) => Checked::Refused(Verdict::UnknownUser),
     }
 }
 
