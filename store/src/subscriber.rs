@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use domain::Aor;
 use domain::digest::{Algorithm, Ha1};
+use domain::{Aor, Timestamp};
 use scylla::DeserializeRow;
 use scylla::response::query_result::QueryResult;
+use scylla::value::CqlTimestamp;
 
 use crate::error::malformed;
 use crate::{Store, StoreError};
@@ -29,26 +30,31 @@ pub struct Subscriber {
     pub max_calls: i32,
     /// Attributes for the routing script.
     pub attrs: BTreeMap<String, String>,
+    /// When it was last provisioned, if that is known.
+    pub updated_at: Option<Timestamp>,
 }
+
+/// The columns of a [`Row`].
+pub(crate) const COLUMNS: &str =
+    "domain, username, account_id, enabled, ha1, ha1_sha256, max_contacts, max_calls, attrs, updated_at";
 
 pub(crate) fn read_cql(keyspace: &str) -> String {
-    format!(
-        "SELECT domain, username, account_id, enabled, ha1, ha1_sha256, max_contacts, max_calls, attrs \
-         FROM {keyspace}.subscriber WHERE domain = ? AND username = ?"
-    )
+    format!("SELECT {COLUMNS} FROM {keyspace}.subscriber WHERE domain = ? AND username = ?")
 }
 
+/// A subscriber as it is stored.
 #[derive(DeserializeRow)]
 pub(crate) struct Row {
-    domain: String,
-    username: String,
-    account_id: Option<String>,
-    enabled: Option<bool>,
-    ha1: Option<String>,
-    ha1_sha256: Option<String>,
-    max_contacts: Option<i32>,
-    max_calls: Option<i32>,
-    attrs: Option<BTreeMap<String, String>>,
+    pub(crate) domain: String,
+    pub(crate) username: String,
+    pub(crate) account_id: Option<String>,
+    pub(crate) enabled: Option<bool>,
+    pub(crate) ha1: Option<String>,
+    pub(crate) ha1_sha256: Option<String>,
+    pub(crate) max_contacts: Option<i32>,
+    pub(crate) max_calls: Option<i32>,
+    pub(crate) attrs: Option<BTreeMap<String, String>>,
+    pub(crate) updated_at: Option<CqlTimestamp>,
 }
 
 impl Row {
@@ -62,6 +68,7 @@ impl Row {
             max_contacts: self.max_contacts.unwrap_or_default(),
             max_calls: self.max_calls.unwrap_or_default(),
             attrs: self.attrs.unwrap_or_default(),
+            updated_at: self.updated_at.map(|at| Timestamp(at.0)),
         })
     }
 }
@@ -70,9 +77,9 @@ fn stored_ha1(algorithm: Algorithm, hex: Option<String>) -> Option<Ha1> {
     Ha1::from_hex(algorithm, &hex?).ok()
 }
 
-pub(crate) fn rows(result: QueryResult) -> Result<Vec<Subscriber>, StoreError> {
+fn rows(result: QueryResult) -> Result<Vec<Row>, StoreError> {
     let result = result.into_rows_result().map_err(malformed)?;
-    result.rows::<Row>().map_err(malformed)?.map(|row| row.map_err(malformed)?.subscriber()).collect()
+    result.rows::<Row>().map_err(malformed)?.map(|row| row.map_err(malformed)).collect()
 }
 
 impl Store {
@@ -81,6 +88,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: nothing is known then.
     pub async fn credentials(&self, aor: &Aor) -> Result<Option<Subscriber>, StoreError> {
+        self.subscriber_row(aor).await?.map(Row::subscriber).transpose()
+    }
+
+    pub(crate) async fn subscriber_row(&self, aor: &Aor) -> Result<Option<Row>, StoreError> {
         let found = self.read(&self.0.read_subscriber, (aor.domain(), aor.username()), rows).await?;
         Ok(found.into_iter().next())
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use domain::Aor;
 use serde_json::{Value, json};
+use store::admin::Profile;
 
 use crate::connection::Connection;
 use crate::output::Output;
@@ -64,7 +65,7 @@ impl Subscriber {
         match self {
             Self::Add(who) => {
                 let password = who.password()?;
-                if !connection.admin().await?.add_subscriber(&who.aor, &password).await? {
+                if !connection.admin().await?.add_subscriber(&who.aor, &password, &Profile::default()).await? {
                     bail!("{} exists already: use 'sipctl subscriber passwd' to change the password", who.aor);
                 }
                 said(output, &who.aor, "added");
@@ -149,7 +150,7 @@ async fn import(connection: &Connection, output: &Output, file: &PathBuf) -> any
     let admin = connection.admin().await?;
     let (mut added, mut present) = (0, 0);
     for (number, (aor, password)) in lines.iter().enumerate() {
-        let new = admin.add_subscriber(aor, password).await.with_context(|| {
+        let new = admin.add_subscriber(aor, password, &Profile::default()).await.with_context(|| {
             format!("stopped at {aor}, after {number} of {} subscribers: run it again to go on", lines.len())
         })?;
         *(if new { &mut added } else { &mut present }) += 1;
