@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use store::admin::Admin;
-use store::{Login, StoreConfig, TlsConfig};
+use store::{ConnectError, Login, StoreConfig, TlsConfig};
 
 /// Where Cassandra is.
 #[derive(Debug, Args)]
@@ -67,5 +67,15 @@ impl Connection {
     /// One sentence that says what to do.
     pub(crate) async fn admin(&self) -> anyhow::Result<Admin> {
         Ok(Admin::connect(&self.config()?).await?)
+    }
+}
+
+/// Which option to look at when there is no session; `""` when the error says it all.
+pub(crate) fn advice(error: &anyhow::Error) -> &'static str {
+    match error.downcast_ref() {
+        Some(ConnectError::Unreachable { .. }) => " (see --contact-points, or CASSANDRA_CONTACT_POINTS)",
+        Some(ConnectError::UnknownDatacentre { .. }) => " (see --local-dc, or CASSANDRA_LOCAL_DC)",
+        Some(ConnectError::NoKeyspace(_)) => " (see --keyspace, or CASSANDRA_KEYSPACE)",
+        _ => "",
     }
 }

@@ -7,12 +7,17 @@ mod commands;
 mod connection;
 mod output;
 
+use std::env;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use connection::Connection;
 use output::Output;
+
+/// A command line that is not understood.
+const USAGE: u8 = 2;
 
 /// Operate the Cassandra side of the SIP platform.
 #[derive(Debug, Parser)]
@@ -20,7 +25,7 @@ use output::Output;
 struct Cli {
     #[command(flatten)]
     connection: Connection,
-    /// Print JSON instead of tables.
+    /// Print JSON instead of tables, and an error as {"error": "..."}.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -40,24 +45,71 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
+    let output = Output::new(cli.json);
+    match run(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sipctl: {error:#}");
+            output.error(&format!("{error:#}{}", connection::advice(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let output = Output::new(cli.json);
+fn run(cli: Cli, output: &Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Schema(command) => command.run(&cli.connection, &output).await,
-            Command::Subscriber(command) => command.run(&cli.connection, &output).await,
-            Command::Registrations(command) => command.run(&cli.connection, &output).await,
+            Command::Schema(command) => command.run(&cli.connection, output).await,
+            Command::Subscriber(command) => command.run(&cli.connection, output).await,
+            Command::Registrations(command) => command.run(&cli.connection, output).await,
         }
     })
+}
+
+/// Help and version are no errors; an error is JSON when that was asked for, which is not known from parsing then.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || env::args_os().all(|argument| argument != "--json") {
+        error.exit();
+    }
+    Output::new(true).error(&usage_error(error));
+    ExitCode::from(USAGE)
+}
+
+/// The sentence in what clap prints, which goes on with usage and tips.
+fn usage_error(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing: see 'sipctl --help'".to_owned();
+    }
+    let printed = error.to_string();
+    let sentence = printed.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = sentence.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_error_is_one_sentence() {
+        for (arguments, expected) in [
+            (vec!["sipctl"], "a command is missing: see 'sipctl --help'"),
+            (vec!["sipctl", "registrations"], "the following required arguments were not provided: <AOR>"),
+            (vec!["sipctl", "bogus"], "unrecognized subcommand 'bogus'"),
+        ] {
+            let error = Cli::try_parse_from(arguments).expect_err(expected);
+            assert_eq!(usage_error(&error), expected);
+        }
+    }
 }

@@ -1,7 +1,11 @@
 //! Tables for people, JSON for programs.
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use std::process;
+
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Where and how results are shown.
 #[derive(Debug)]
@@ -18,7 +22,7 @@ impl Output {
     pub(crate) fn rows(&self, columns: &[&str], rows: &[Vec<Value>]) {
         if self.json {
             let objects = rows.iter().map(|row| object(columns, row)).collect();
-            println!("{}", Value::Array(objects));
+            print(&Value::Array(objects));
             return;
         }
         let mut table = Table::new();
@@ -26,15 +30,20 @@ impl Output {
         for row in rows {
             table.add_row(row.iter().map(plain));
         }
-        println!("{table}");
+        print(&table);
     }
 
     /// Says what was done; in JSON as an object.
     pub(crate) fn done(&self, sentence: &str, result: &Value) {
+        if self.json { print(result) } else { print(&sentence) }
+    }
+
+    /// Says on standard error what went wrong.
+    pub(crate) fn error(&self, sentence: &str) {
         if self.json {
-            println!("{result}");
+            eprintln!("{}", json!({ "error": sentence }));
         } else {
-            println!("{sentence}");
+            eprintln!("sipctl: {sentence}");
         }
     }
 
@@ -44,6 +53,16 @@ impl Output {
             eprintln!("  {step}");
         }
     }
+}
+
+/// A reader that went away, as `head` does, has seen enough. Any other failure loses the result.
+fn print(text: &impl Display) {
+    let mut stdout = io::stdout().lock();
+    let Err(error) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) else { return };
+    if error.kind() != ErrorKind::BrokenPipe {
+        eprintln!("sipctl: the result cannot be written: {error}");
+    }
+    process::exit(1);
 }
 
 fn object(columns: &[&str], row: &[Value]) -> Value {
