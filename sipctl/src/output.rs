@@ -3,8 +3,13 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process;
+use std::time::{Duration, UNIX_EPOCH};
 
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, Table, presets};
+use console::Term;
+use domain::Timestamp;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// Where and how results are shown.
@@ -13,20 +18,55 @@ pub(crate) struct Output {
     json: bool,
 }
 
+/// A thing that is shown: in JSON as it is serialised, in a table by these cells.
+pub(crate) trait Shown: Serialize {
+    /// What the cells are.
+    const COLUMNS: &'static [&'static str];
+    /// How many of them, from the first on, a list has room for.
+    const LISTED: usize = Self::COLUMNS.len();
+
+    /// As many as there are columns; a cell may have several lines.
+    fn cells(&self) -> Vec<String>;
+}
+
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
         Self { json }
     }
 
+    /// Shows things one below the other, or says that there is none.
+    pub(crate) fn list<T: Shown>(&self, things: &[T], none: &str) {
+        if self.json {
+            print(&json!(things));
+        } else if things.is_empty() {
+            print(&none);
+        } else {
+            let mut table = table(presets::UTF8_HORIZONTAL_ONLY);
+            table.set_header(&T::COLUMNS[..T::LISTED]);
+            for thing in things {
+                table.add_row(thing.cells().into_iter().take(T::LISTED));
+            }
+            print(&table);
+        }
+    }
+
+    /// Shows everything about one thing.
+    pub(crate) fn one(&self, thing: &impl Shown) {
+        if self.json {
+            print(&json!(thing));
+        } else {
+            print(&fields(thing));
+        }
+    }
+
     /// Shows rows under these column names; in JSON as a list of objects.
     pub(crate) fn rows(&self, columns: &[&str], rows: &[Vec<Value>]) {
         if self.json {
-            let objects = rows.iter().map(|row| object(columns, row)).collect();
-            print(&Value::Array(objects));
+            print(&Value::Array(rows.iter().map(|row| object(columns, row)).collect()));
             return;
         }
-        let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(columns);
+        let mut table = table(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(columns);
         for row in rows {
             table.add_row(row.iter().map(plain));
         }
@@ -53,6 +93,44 @@ impl Output {
             eprintln!("  {step}");
         }
     }
+
+    /// A bar on standard error, if that is a terminal.
+    pub(crate) fn bar(&self, length: usize) -> ProgressBar {
+        let target = if self.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}, {per_sec}, {eta} to go");
+        ProgressBar::with_draw_target(Some(length as u64), target)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+}
+
+/// A time as RFC 3339, in UTC.
+pub(crate) fn rfc3339(at: Timestamp) -> String {
+    let since_epoch = Duration::from_millis(u64::try_from(at.0).unwrap_or_default());
+    match UNIX_EPOCH.checked_add(since_epoch) {
+        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
+        None => String::new(),
+    }
+}
+
+/// As wide as the terminal; as wide as it takes anywhere else, so that a line stays a line.
+fn table(lines: &str) -> Table {
+    let mut table = Table::new();
+    table.load_preset(lines);
+    let terminal = Term::stdout();
+    if terminal.is_term()
+        && let Some((_, columns)) = terminal.size_checked()
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
+    table
+}
+
+fn fields<T: Shown>(thing: &T) -> Table {
+    let mut table = table(presets::NOTHING);
+    for (column, cell) in T::COLUMNS.iter().zip(thing.cells()) {
+        table.add_row([(*column).to_owned(), cell]);
+    }
+    table
 }
 
 /// A reader that went away, as `head` does, has seen enough. Any other failure loses the result.
@@ -74,8 +152,21 @@ fn object(columns: &[&str], row: &[Value]) -> Value {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// A truth for people.
+pub(crate) fn yes_or_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_utc_to_the_second() {
+        assert_eq!(rfc3339(Timestamp(1_700_000_000_123)), "2023-11-14T22:13:20Z");
     }
 }
