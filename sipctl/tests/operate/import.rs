@@ -8,11 +8,12 @@ use domain::digest::{Algorithm, Ha1};
 use lab::{RunDir, wait};
 use serde_json::json;
 
-use crate::site::{FAILED, Site, Test, start};
+use crate::site::{FAILED, Ran, Site, Test, start};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("import_creates_thousands_and_again_changes_nothing", thousands),
     ("an_interrupted_import_goes_on", interrupted),
+    ("an_import_outlasts_a_cassandra_that_stands_still", outlasts),
     ("import_opens_one_session", one_session),
     ("import_reads_standard_input", standard_input),
     ("a_wrong_line_is_named_and_nothing_is_written", wrong_lines),
@@ -22,6 +23,9 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 
 /// Enough to be under way for a while.
 const MANY: usize = 2000;
+
+/// Longer than it takes to notice that a node is gone.
+const STILL: Duration = Duration::from_secs(7);
 
 fn csv(domain: &str, count: usize) -> String {
     (0..count).map(|n| format!("user{n},{domain},secret{n}\n")).collect()
@@ -68,6 +72,18 @@ fn interrupted(site: &Site) -> Result<()> {
     let existing = sums["existing"].as_u64().context("a sum")? as usize;
     ensure!(existing >= there && sums["added"] == MANY - existing, "{there} were there: {sums}");
     ensure!(site.count("interrupted.example.com")? == MANY);
+    Ok(())
+}
+
+fn outlasts(site: &Site) -> Result<()> {
+    let import = start(site.command(["--json", "subscriber", "import", "-"]), &csv("still.example.com", MANY))?;
+    wait::until("some to be written", Duration::from_secs(30), || {
+        site.count("still.example.com").is_ok_and(|count| count > 0)
+    })?;
+    site.freeze_for(STILL)?;
+    let ran = Ran::new("import".to_owned(), import.wait_with_output()?);
+    ensure!(ran.code == Some(0), "{ran}");
+    ensure!(site.count("still.example.com")? == MANY, "{ran}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::cassandra::{Cassandra, Options};
@@ -128,6 +129,13 @@ impl Site {
     /// How many subscribers of a domain are stored.
     pub(crate) fn count(&self, domain: &str) -> Result<usize> {
         Ok(self.rows("domain FROM sip.subscriber")?.iter().filter(|row| row["domain"] == domain).count())
+    }
+
+    /// Stops Cassandra in its tracks for this long; connections stay open and nothing answers.
+    pub(crate) fn freeze_for(&self, time: Duration) -> Result<()> {
+        self.cassandra.freeze()?;
+        std::thread::sleep(time);
+        self.cassandra.thaw()
     }
 
     /// Runs a statement.

@@ -25,7 +25,7 @@ const HEADER: [&str; 3] = ["username", "domain", "password"];
 /// Writes that Cassandra works on at once: enough to keep it busy, far from flooding it.
 const IN_FLIGHT: usize = 64;
 
-/// Seconds to wait before a write is tried again that a busy cluster did not take.
+/// Seconds to wait before a failed write is tried again: a busy cluster or a node that restarts does not end an import.
 const PAUSES: [u64; 4] = [1, 2, 4, 8];
 
 /// Wrong lines that are named; the others are counted.
@@ -95,7 +95,7 @@ async fn add(admin: &Admin, new: &NewSubscriber) -> Result<bool, StoreError> {
     let profile = Profile::default();
     for pause in PAUSES {
         match admin.add_subscriber(&new.aor, &new.password, &profile).await {
-            Err(StoreError::Timeout | StoreError::Unavailable(_)) => sleep(Duration::from_secs(pause)).await,
+            Err(_) => sleep(Duration::from_secs(pause)).await,
             known => return known,
         }
     }
