@@ -2,16 +2,18 @@
 
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 
+use crate::Refusal;
+
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No contact point answered.
-    #[error("no Cassandra node answers at {contact_points}: {reason}")]
-    Unreachable {
+    /// No contact point lets us in.
+    #[error("no Cassandra session at {contact_points}: {refusal}")]
+    Refused {
         /// Those tried.
         contact_points: String,
-        /// What the driver says.
-        reason: String,
+        /// What the last of them has against us.
+        refusal: Refusal,
     },
     /// The data centre does not exist.
     #[error("there is no data centre '{wanted}' in this cluster, it has {known}: set local_dc to one of them")]

@@ -9,6 +9,7 @@ pub mod admin;
 mod config;
 mod error;
 mod location;
+mod refusal;
 pub mod schema;
 mod session;
 mod subscriber;
@@ -16,5 +17,6 @@ mod timestamp;
 
 pub use config::{Login, StoreConfig, TlsConfig};
 pub use error::{ConnectError, StoreError};
+pub use refusal::Refusal;
 pub use session::Store;
 pub use subscriber::Subscriber;

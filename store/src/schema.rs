@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use scylla::client::session::Session;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::response::query_result::QueryResult;
 
 use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
@@ -116,7 +119,7 @@ pub async fn version(config: &StoreConfig) -> Result<i32, ConnectError> {
 /// Refuses a keyspace that lacks what this binary needs. A newer schema is fine: it is read and written as the old one.
 pub(crate) async fn check_version(session: &Session, keyspace: &str) -> Result<(), ConnectError> {
     check_keyspace(session, keyspace).await?;
-    let found = read_version(session, keyspace).await.unwrap_or(0);
+    let found = read_version(session, keyspace).await?;
     if found < VERSION {
         return Err(ConnectError::SchemaTooOld { keyspace: keyspace.to_owned(), found, needed: VERSION });
     }
@@ -130,22 +133,27 @@ pub(crate) async fn check_version(session: &Session, keyspace: &str) -> Result<(
 
 async fn check_keyspace(session: &Session, keyspace: &str) -> Result<(), ConnectError> {
     let query = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
-    let found = session.query_unpaged(query, (keyspace,)).await?.into_rows_result();
-    match found {
-        Ok(rows) if rows.rows_num() > 0 => Ok(()),
-        _ => Err(ConnectError::NoKeyspace(keyspace.to_owned())),
+    match first_row::<(String,)>(session.query_unpaged(query, (keyspace,)).await?)? {
+        Some(_) => Ok(()),
+        None => Err(ConnectError::NoKeyspace(keyspace.to_owned())),
     }
 }
 
+/// The version that the keyspace records; 0 when it records none.
 async fn read_version(session: &Session, keyspace: &str) -> Result<i32, ConnectError> {
     let query = format!("SELECT version FROM {keyspace}.schema_version WHERE component = '{COMPONENT}'");
-    let rows = session
-        .query_unpaged(query, ())
-        .await?
-        .into_rows_result()
-        .map_err(|error| ConnectError::Statement(error.to_string()))?;
-    let row = rows.maybe_first_row::<(i32,)>().map_err(|error| ConnectError::Statement(error.to_string()))?;
-    Ok(row.map_or(0, |(version,)| version))
+    match session.query_unpaged(query, ()).await {
+        Ok(result) => Ok(first_row::<(i32,)>(result)?.map_or(0, |(version,)| version)),
+        // What Cassandra calls a statement on a table that is not there.
+        Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, _))) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn first_row<R: for<'f, 'm> DeserializeRow<'f, 'm>>(result: QueryResult) -> Result<Option<R>, ConnectError> {
+    let malformed = |error: &dyn std::error::Error| ConnectError::Statement(error.to_string());
+    let rows = result.into_rows_result().map_err(|error| malformed(&error))?;
+    rows.maybe_first_row().map_err(|error| malformed(&error))
 }
 
 /// Runs one statement; the driver waits until all nodes agree on the schema.

@@ -20,7 +20,7 @@ use scylla::statement::Consistency;
 use scylla::statement::prepared::PreparedStatement;
 
 use crate::timestamp::Timestamps;
-use crate::{ConnectError, StoreConfig, StoreError, schema};
+use crate::{ConnectError, Refusal, StoreConfig, StoreError, TlsConfig, schema};
 
 /// A session with the statements it needs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -111,12 +111,12 @@ pub(crate) async fn open(config: &StoreConfig) -> Result<Session, ConnectError> 
     if let Some(login) = &config.login {
         builder = builder.user(&login.username, &login.password);
     }
-    if config.tls.is_some() {
-        builder = builder.tls_context(Some(tls_context(config)?));
+    if let Some(tls) = &config.tls {
+        builder = builder.tls_context(Some(tls_context(tls)?));
     }
-    builder.build().await.map_err(|error| ConnectError::Unreachable {
+    builder.build().await.map_err(|error| ConnectError::Refused {
         contact_points: config.contact_points.join(", "),
-        reason: error.to_string(),
+        refusal: Refusal::of(&error, config),
     })
 }
 
@@ -157,10 +157,7 @@ pub(crate) fn datacentres(session: &Session) -> Vec<String> {
     names
 }
 
-fn tls_context(config: &StoreConfig) -> Result<Arc<rustls::ClientConfig>, ConnectError> {
-    let Some(tls) = &config.tls else {
-        return Err(ConnectError::Tls { file: String::new(), reason: "not configured".to_owned() });
-    };
+fn tls_context(tls: &TlsConfig) -> Result<Arc<rustls::ClientConfig>, ConnectError> {
     let refuse = |file: &Path, reason: String| ConnectError::Tls { file: file.display().to_string(), reason };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(&tls.ca_file).map_err(|reason| refuse(&tls.ca_file, reason))? {

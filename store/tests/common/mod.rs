@@ -1,0 +1,149 @@
+//! What the suites share: servers that start once and stop at the end, and configurations.
+#![allow(dead_code, unreachable_pub, reason = "each suite uses a part")]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use domain::{Aor, Binding, BindingKey, BindingState, Timestamp};
+use lab::cassandra::Options;
+use libtest_mimic::{Arguments, Trial};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use store::{ConnectError, Store, StoreConfig};
+
+/// A test over the servers of its suite.
+pub type Test<S> = fn(&S) -> Result<()>;
+
+/// Starts the servers, runs the tests one after the other, stops the servers.
+pub fn suite<S: Send + Sync + 'static>(start: fn() -> Result<S>, tests: &[(&'static str, Test<S>)]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if arguments.list {
+        let names = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
+        return libtest_mimic::run(&arguments, names).exit_code();
+    }
+    let site = match start() {
+        Ok(site) => Arc::new(site),
+        Err(error) => {
+            eprintln!("the servers do not start: {error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = tests
+        .iter()
+        .map(|(name, test)| {
+            let (site, test) = (site.clone(), *test);
+            Trial::test(*name, move || test(&site).map_err(|error| format!("{error:#}").into()))
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A runtime as the module has it.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
+/// A configuration for `dc1` without login and encryption, patient enough for a busy machine.
+pub fn config(contact_point: impl Into<String>, keyspace: &str) -> StoreConfig {
+    StoreConfig {
+        contact_points: vec![contact_point.into()],
+        keyspace: keyspace.to_owned(),
+        local_dc: "dc1".to_owned(),
+        login: None,
+        tls: None,
+        request_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(5),
+        compression: false,
+        speculative_after: None,
+    }
+}
+
+pub fn aor(username: &str) -> Aor {
+    Aor::new(username, "example.com").expect("an AoR")
+}
+
+/// Long before the end of any test.
+pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+/// A live binding, registered at [`NOW`] for ten minutes.
+pub fn binding(contact: &str) -> Binding {
+    Binding {
+        key: BindingKey(contact.to_owned()),
+        contact: contact.to_owned(),
+        received: String::new(),
+        path: String::new(),
+        q: -1,
+        expires_at: Timestamp(NOW.0 + 600_000),
+        state: BindingState::Live,
+        call_id: "call".to_owned(),
+        cseq: 1,
+        user_agent: "a test".to_owned(),
+        methods: 0,
+        cflags: 0,
+        instance: String::new(),
+        reg_id: 0,
+        ruid: String::new(),
+        socket: String::new(),
+        dc: "dc1".to_owned(),
+        registrar: "here".to_owned(),
+        registered_at: NOW,
+        written_at: 0,
+    }
+}
+
+/// Writes a binding and reads it back.
+pub async fn round_trip(store: &Store, user: &str) -> Result<()> {
+    let (aor, contact) = (aor(user), format!("sip:{user}@192.0.2.1"));
+    store.write_bindings(&aor, &[binding(&contact)], NOW).await?;
+    let found = store.bindings(&aor).await?;
+    ensure!(found.len() == 1 && found[0].contact == contact, "{found:?}");
+    Ok(())
+}
+
+/// The sentence with which a connect fails.
+pub async fn refusal(config: &StoreConfig) -> Result<String> {
+    match Store::connect(config).await {
+        Ok(_) => anyhow::bail!("it connects"),
+        Err(error) => sentence(&error),
+    }
+}
+
+/// What an operator reads: one line, neither empty nor a debug dump.
+pub fn sentence(error: &ConnectError) -> Result<String> {
+    let text = error.to_string();
+    for ugly in ["\n", "{", "Some(", "Error(", "Kind"] {
+        ensure!(!text.contains(ugly), "not a sentence for a person: {text}");
+    }
+    Ok(text)
+}
+
+/// A node that does not write its schema to disk after each statement, which takes most of their time.
+pub fn fast_schema() -> Options {
+    Options { jvm: vec!["-Dcassandra.test.flush_local_schema_changes=false".to_owned()], ..Options::default() }
+}
+
+/// A session of the driver, for looking behind the store. Without a certificate of ours.
+pub async fn session(config: &StoreConfig) -> Result<Session> {
+    let mut builder = SessionBuilder::new().known_nodes(&config.contact_points);
+    if let Some(login) = &config.login {
+        builder = builder.user(&login.username, &login.password);
+    }
+    if let Some(tls) = &config.tls {
+        builder = builder.tls_context(Some(Arc::new(trusting(&tls.ca_file)?)));
+    }
+    Ok(builder.build().await?)
+}
+
+fn trusting(ca_file: &Path) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca_file)?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
