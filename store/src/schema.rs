@@ -1,11 +1,14 @@
 //! The schema as numbered steps, applied in order, each idempotent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::policies::load_balancing::{LoadBalancingPolicy, NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::response::query_result::QueryResult;
+use scylla::statement::unprepared::Statement;
 
 use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
@@ -74,36 +77,68 @@ pub async fn apply(
     let replication = replication.unwrap_or_else(|| default_replication(&session));
     check_replication(&session, &replication)?;
     let keyspace = &config.keyspace;
+    let applier = Applier::new(&session);
     progress(&format!("keyspace {keyspace}, replicas {}", describe(&replication)));
-    run(&session, &create_keyspace(keyspace, &replication)).await?;
-    run(
-        &session,
-        &format!("CREATE TABLE IF NOT EXISTS {keyspace}.schema_version (component text PRIMARY KEY, version int, applied_at timestamp)"),
-    )
-    .await?;
+    applier.run(create_keyspace(keyspace, &replication)).await?;
+    applier.run(create_version_table(keyspace)).await?;
     let found = read_version(&session, keyspace).await?;
     for (version, statements) in STEPS.iter().filter(|(version, _)| *version > found) {
         for statement in *statements {
             let statement = statement.replace("{ks}", keyspace);
             progress(statement.split(" (").next().unwrap_or_default());
-            run(&session, &statement).await?;
+            applier.run(statement).await?;
         }
-        record_version(&session, keyspace, *version).await?;
+        applier.record_version(keyspace, *version).await?;
     }
     progress(&format!("schema version {}", read_version(&session, keyspace).await?));
     Ok(())
 }
 
-/// Two nodes that apply at once both run idempotent statements; the version only ever grows.
-async fn record_version(session: &Session, keyspace: &str, version: i32) -> Result<(), ConnectError> {
-    let insert = format!(
-        "INSERT INTO {keyspace}.schema_version (component, version, applied_at) VALUES ('{COMPONENT}', {version}, toTimestamp(now())) IF NOT EXISTS"
-    );
-    run(session, &insert).await?;
-    let raise = format!(
-        "UPDATE {keyspace}.schema_version SET version = {version}, applied_at = toTimestamp(now()) WHERE component = '{COMPONENT}' IF version < {version}"
-    );
-    run(session, &raise).await
+/// Runs the statements of the steps, all through one node.
+///
+/// Each Cassandra node decides by itself what IF NOT EXISTS finds: two nodes that create a table at the same time give it two
+/// identities, of which one wins and takes the other's rows away. So everybody who applies goes through the same node, which
+/// takes one statement after the other: of those connected, the one with the lowest host id. (Two appliers that see different
+/// nodes, in a cluster that is just forming or falls apart, may still differ.)
+struct Applier<'s> {
+    session: &'s Session,
+    coordinator: Option<Arc<dyn LoadBalancingPolicy>>,
+}
+
+impl<'s> Applier<'s> {
+    fn new(session: &'s Session) -> Self {
+        let state = session.get_cluster_state();
+        let first = state.get_nodes_info().iter().filter(|node| node.is_connected()).min_by_key(|node| node.host_id);
+        let coordinator =
+            first.map(|node| SingleTargetLoadBalancingPolicy::new(NodeIdentifier::Node(node.clone()), None));
+        Self { session, coordinator }
+    }
+
+    /// Runs one statement and waits until all nodes agree on the schema, also when it found nothing to do: another applier's
+    /// change may be on its way to them.
+    async fn run(&self, statement: String) -> Result<(), ConnectError> {
+        let mut statement = Statement::new(statement);
+        statement.set_load_balancing_policy(self.coordinator.clone());
+        self.session.query_unpaged(statement, ()).await?;
+        match self.session.await_schema_agreement().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ConnectError::Statement(error.to_string())),
+        }
+    }
+
+    /// The version only ever grows.
+    async fn record_version(&self, keyspace: &str, version: i32) -> Result<(), ConnectError> {
+        self.run(format!(
+            "INSERT INTO {keyspace}.schema_version (component, version, applied_at) \
+             VALUES ('{COMPONENT}', {version}, toTimestamp(now())) IF NOT EXISTS"
+        ))
+        .await?;
+        self.run(format!(
+            "UPDATE {keyspace}.schema_version SET version = {version}, applied_at = toTimestamp(now()) \
+             WHERE component = '{COMPONENT}' IF version < {version}"
+        ))
+        .await
+    }
 }
 
 /// The version that a keyspace has.
@@ -156,12 +191,6 @@ fn first_row<R: for<'f, 'm> DeserializeRow<'f, 'm>>(result: QueryResult) -> Resu
     rows.maybe_first_row().map_err(|error| malformed(&error))
 }
 
-/// Runs one statement; the driver waits until all nodes agree on the schema.
-async fn run(session: &Session, statement: &str) -> Result<(), ConnectError> {
-    session.query_unpaged(statement, ()).await?;
-    Ok(())
-}
-
 fn default_replication(session: &Session) -> Replication {
     let state = session.get_cluster_state();
     let nodes_of =
@@ -188,6 +217,12 @@ fn create_keyspace(keyspace: &str, replication: &Replication) -> String {
     format!(
         "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', {}}} AND durable_writes = true",
         replicas.join(", ")
+    )
+}
+
+fn create_version_table(keyspace: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {keyspace}.schema_version (component text PRIMARY KEY, version int, applied_at timestamp)"
     )
 }
 
