@@ -68,9 +68,10 @@ pub(crate) struct Config {
 pub(crate) fn read() -> Result<Config, String> {
     let call_timeout = millis("call_timeout", &raw::CALL_TIMEOUT, 10..=30_000)?;
     let request_timeout = millis("request_timeout", &raw::REQUEST_TIMEOUT, 5..=30_000)?;
-    if request_timeout >= call_timeout {
+    // A read may take two: at LOCAL_QUORUM, then at LOCAL_ONE.
+    if request_timeout * 2 > call_timeout {
         return Err(format!(
-            "parameter request_timeout is {} but must be below call_timeout ({}), so that a fallback read still fits",
+            "parameter request_timeout is {} but must be at most half of call_timeout ({}), so that a fallback read still fits",
             request_timeout.as_millis(),
             call_timeout.as_millis()
         ));

@@ -188,7 +188,7 @@ fn nothing_left(kamailio: &Kamailio) -> Result<()> {
 fn wrong_parameters(site: &Site) -> Result<()> {
     for (parameter, sentence) in [
         ("\"call_timeout\", 1", "parameter call_timeout is 1 but must be 10 to 30000 milliseconds"),
-        ("\"call_timeout\", 100", "parameter request_timeout is 200 but must be below call_timeout (100)"),
+        ("\"call_timeout\", 100", "parameter request_timeout is 200 but must be at most half of call_timeout (100)"),
         ("\"call_timeout\", 30000", "parameter call_timeout is 30000 but must be below tm's fr_timer (30000 ms)"),
         (
             "\"contact_points\", \"a b\"",

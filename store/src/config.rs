@@ -17,7 +17,7 @@ pub struct StoreConfig {
     pub login: Option<Login>,
     /// TLS, when Cassandra wants it.
     pub tls: Option<TlsConfig>,
-    /// Bound of one statement, retries included.
+    /// Bound of one statement, retries included; a read that falls back takes up to two.
     pub request_timeout: Duration,
     /// Bound of opening one connection.
     pub connect_timeout: Duration,

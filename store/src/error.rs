@@ -64,14 +64,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether fewer replicas could have answered.
-    pub(crate) fn too_few_replicas(error: &ExecutionError) -> bool {
+    /// Whether one replica alone might have answered: too few did, or one of them not in time.
+    pub(crate) fn fewer_could_answer(error: &ExecutionError) -> bool {
         matches!(
             error,
-            ExecutionError::LastAttemptError(RequestAttemptError::DbError(
-                DbError::Unavailable { .. } | DbError::ReadTimeout { .. } | DbError::ReadFailure { .. },
-                _
-            ))
+            ExecutionError::RequestTimeout(_)
+                | ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+                    DbError::Unavailable { .. } | DbError::ReadTimeout { .. } | DbError::ReadFailure { .. },
+                    _
+                ))
         )
     }
 }

@@ -1,8 +1,8 @@
 //! The Cassandra side: schema, prepared statements, consistency and retry policy.
 //!
-//! Reads and writes are at LOCAL_QUORUM, in the local data centre only. A read that finds too few replicas falls back once
-//! to LOCAL_ONE; an empty answer there is no answer, since that one replica may have missed the write. Every statement is
-//! prepared once per session, marked idempotent, and bounded by the request timeout.
+//! Reads and writes are at LOCAL_QUORUM, in the local data centre only. A read that too few replicas answer, or not in
+//! time, falls back once to LOCAL_ONE; an empty answer there is no answer, since that one replica may have missed the
+//! write. Every statement is prepared once per session, marked idempotent, and bounded by the request timeout.
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileBuilder, ExecutionProfileHandle};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::client::{Compression, PoolSize};
@@ -34,7 +34,11 @@ pub(crate) struct Inner {
     pub(crate) read_bindings: PreparedStatement,
     pub(crate) write_binding: PreparedStatement,
     ping: PreparedStatement,
+    one_replica: ExecutionProfileHandle,
 }
+
+/// Executions of a fallback read besides its first.
+const FALLBACK_SPECULATIONS: u32 = 2;
 
 impl Store {
     /// Connects once and checks that data centre, keyspace and tables are there.
@@ -58,6 +62,7 @@ impl Store {
             write_binding: prepare(crate::location::write_cql(keyspace)).await?,
             ping: prepare("SELECT key FROM system.local".to_owned()).await?,
             timestamps: Timestamps::default(),
+            one_replica: one_replica_profile(config).into_handle(),
             session,
         })))
     }
@@ -73,8 +78,8 @@ impl Store {
         Ok(())
     }
 
-    /// Reads at LOCAL_QUORUM, or once at LOCAL_ONE when too few replicas answer. An empty answer of the one replica is an
-    /// error.
+    /// Reads at LOCAL_QUORUM, then once at LOCAL_ONE when too few replicas answer or not in time: up to two request
+    /// timeouts. An empty answer of the one replica is an error, since it may have missed the write.
     pub(crate) async fn read<T>(
         &self,
         statement: &PreparedStatement,
@@ -83,9 +88,9 @@ impl Store {
     ) -> Result<Vec<T>, StoreError> {
         match self.0.session.execute_unpaged(statement, key).await {
             Ok(result) => rows(result),
-            Err(error) if StoreError::too_few_replicas(&error) => {
+            Err(error) if StoreError::fewer_could_answer(&error) => {
                 let mut fallback = statement.clone();
-                fallback.set_consistency(Consistency::LocalOne);
+                fallback.set_execution_profile_handle(Some(self.0.one_replica.clone()));
                 let found = rows(self.0.session.execute_unpaged(&fallback, key).await?)?;
                 if found.is_empty() { Err(StoreError::from(error)) } else { Ok(found) }
             }
@@ -121,22 +126,35 @@ pub(crate) async fn open(config: &StoreConfig) -> Result<Session, ConnectError> 
 }
 
 fn profile(config: &StoreConfig) -> ExecutionProfile {
+    let profile = local_profile(config).consistency(Consistency::LocalQuorum);
+    match config.speculative_after {
+        Some(interval) => speculative(profile, 1, interval).build(),
+        None => profile.build(),
+    }
+}
+
+/// The profile of fallback reads. The node that let the first attempt time out may be the one that is picked again, so
+/// others are asked too before this attempt is over.
+fn one_replica_profile(config: &StoreConfig) -> ExecutionProfile {
+    let interval = config.request_timeout / (2 * FALLBACK_SPECULATIONS);
+    speculative(local_profile(config).consistency(Consistency::LocalOne), FALLBACK_SPECULATIONS, interval).build()
+}
+
+fn local_profile(config: &StoreConfig) -> ExecutionProfileBuilder {
     let policy = DefaultPolicy::builder().token_aware(true).permit_dc_failover(false);
     let policy = match config.local_dc.as_str() {
         "" => policy,
         dc => policy.prefer_datacenter(dc.to_owned()),
     };
-    let mut profile = ExecutionProfile::builder()
-        .consistency(Consistency::LocalQuorum)
-        .request_timeout(Some(config.request_timeout))
-        .load_balancing_policy(policy.build());
-    if let Some(retry_interval) = config.speculative_after {
-        profile = profile.speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
-            max_retry_count: 1,
-            retry_interval,
-        })));
-    }
-    profile.build()
+    ExecutionProfile::builder().request_timeout(Some(config.request_timeout)).load_balancing_policy(policy.build())
+}
+
+fn speculative(profile: ExecutionProfileBuilder, executions: u32, retry_interval: Duration) -> ExecutionProfileBuilder {
+    let max_retry_count = executions as usize;
+    profile.speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+        max_retry_count,
+        retry_interval,
+    })))
 }
 
 /// A data centre that does not exist would give an empty plan for every statement.
