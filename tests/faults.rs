@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             ("a_wrong_parameter_stops_the_start_with_a_sentence", wrong_parameters),
             ("a_panic_in_a_command_and_one_in_the_io_process_cost_one_request", panics),
             ("without_forking_it_registers", no_fork),
+            ("bindings_that_could_outlive_gc_grace_are_refused_until_the_table_is_changed", expiry),
             // The last: they stop Cassandra.
             ("it_starts_without_cassandra_and_connects_by_itself", starts_without_cassandra),
         ],
@@ -226,6 +227,30 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         ensure!(log.contains(sentence), "modparam {parameter}: the log does not say '{sentence}':\n{log}");
     }
     Ok(())
+}
+
+fn expiry(site: &Site) -> Result<()> {
+    site.sipctl(&["schema", "check"], "")?;
+    let refused = site.sipctl(&["schema", "check", "--max-expires", "20000"], "").err().context("it is accepted")?;
+    let sentence = "max_expires is 20000, and a binding's row lives 60 seconds longer, but table sip.location has \
+                    gc_grace_seconds 10800: set max_expires to at most 10740, or run 'ALTER TABLE sip.location WITH \
+                    gc_grace_seconds = 20060' on Cassandra";
+    ensure!(format!("{refused:#}").contains(sentence), "{refused:#}");
+
+    let script = std::fs::read_to_string(lab::workspace().root().join("tests/cfg/plain.cfg"))?;
+    let mut config = site.plain();
+    let parameter = "modparam(\"cassandra\", \"max_expires\", 20000)\nrequest_route {";
+    config.cfg = script.replace("request_route {", parameter).into();
+    let kamailio = Kamailio::start(config)?;
+    until("the refusal in the log", Duration::from_secs(30), || kamailio.log().contains(sentence))?;
+    run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"))?;
+
+    let cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
+    cassandra.execute("ALTER TABLE sip.location WITH gc_grace_seconds = 20060")?;
+    until_connected(&kamailio)?;
+    run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
+    site.sipctl(&["schema", "check", "--max-expires", "20000"], "")?;
+    cassandra.execute("ALTER TABLE sip.location WITH gc_grace_seconds = 10800")
 }
 
 /// The module with the functions that panic on purpose, which a release does not have.

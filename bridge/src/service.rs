@@ -9,7 +9,7 @@ use domain::digest::{Algorithm, Ha1, verify};
 use domain::lookup::{Selection, select};
 use domain::register::{Decision, Policy, Register, decide};
 use domain::{Aor, Binding};
-use store::{Store, StoreConfig, StoreError, Subscriber};
+use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
 
 use crate::breaker::{Breaker, State};
 use crate::clock::{self, Monotonic};
@@ -82,7 +82,7 @@ impl Service {
     async fn connect(&self) {
         let mut pause = self.config.retry_interval;
         loop {
-            match Store::connect(&self.config.store).await {
+            match self.open().await {
                 Ok(store) => {
                     tracing::info!("connected to Cassandra, keyspace {}", self.config.store.keyspace);
                     let _ = self.store.set(store);
@@ -94,6 +94,13 @@ impl Service {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(SLOWEST_RECONNECT);
         }
+    }
+
+    /// A session, if its tables suit the registrar's rules.
+    async fn open(&self) -> Result<Store, ConnectError> {
+        let store = Store::connect(&self.config.store).await?;
+        store.check_expiry(self.config.policy.max_expires).await?;
+        Ok(store)
     }
 
     async fn probe(&self) {

@@ -3,6 +3,7 @@
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 
 use crate::Refusal;
+use crate::location::GRACE;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,22 @@ pub enum ConnectError {
         found: i32,
         /// What this binary writes.
         needed: i32,
+    },
+    /// Bindings may outlive the time for which Cassandra remembers that a row is gone.
+    #[error(
+        "max_expires is {max_expires}, and a binding's row lives {GRACE} seconds longer, but table {keyspace}.location has \
+         gc_grace_seconds {gc_grace}: set max_expires to at most {}, or run 'ALTER TABLE {keyspace}.location WITH \
+         gc_grace_seconds = {}' on Cassandra",
+        gc_grace.saturating_sub(GRACE),
+        max_expires.saturating_add(GRACE)
+    )]
+    ExpiryTooLong {
+        /// The keyspace.
+        keyspace: String,
+        /// Seconds that a binding may live.
+        max_expires: u32,
+        /// What the table has.
+        gc_grace: u32,
     },
     /// A TLS file cannot be used.
     #[error("{file} cannot be used for TLS: {reason}")]

@@ -10,6 +10,7 @@ use scylla::policies::load_balancing::{LoadBalancingPolicy, NodeIdentifier, Sing
 use scylla::response::query_result::QueryResult;
 use scylla::statement::unprepared::Statement;
 
+use crate::location::GRACE;
 use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
 
@@ -164,6 +165,26 @@ pub(crate) async fn check_version(session: &Session, keyspace: &str) -> Result<(
         );
     }
     Ok(())
+}
+
+/// Refuses bindings whose rows live longer than the table's `gc_grace_seconds`.
+///
+/// # Errors
+/// [`ConnectError::ExpiryTooLong`], and whatever the session says.
+pub async fn check_expiry(config: &StoreConfig, max_expires: u32) -> Result<(), ConnectError> {
+    let session = open(&StoreConfig { request_timeout: PATIENCE, ..config.clone() }).await?;
+    check_keyspace(&session, &config.keyspace).await?;
+    check_gc_grace(&session, &config.keyspace, max_expires).await
+}
+
+pub(crate) async fn check_gc_grace(session: &Session, keyspace: &str, max_expires: u32) -> Result<(), ConnectError> {
+    let query = "SELECT gc_grace_seconds FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'location'";
+    let row = first_row::<(i32,)>(session.query_unpaged(query, (keyspace,)).await?)?;
+    let gc_grace = row.and_then(|(seconds,)| u32::try_from(seconds).ok()).unwrap_or_default();
+    if max_expires.saturating_add(GRACE) <= gc_grace {
+        return Ok(());
+    }
+    Err(ConnectError::ExpiryTooLong { keyspace: keyspace.to_owned(), max_expires, gc_grace })
 }
 
 async fn check_keyspace(session: &Session, keyspace: &str) -> Result<(), ConnectError> {

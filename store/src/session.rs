@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) read_bindings: PreparedStatement,
     pub(crate) write_binding: PreparedStatement,
     ping: PreparedStatement,
+    keyspace: String,
     one_replica: ExecutionProfileHandle,
 }
 
@@ -62,9 +63,19 @@ impl Store {
             write_binding: prepare(crate::location::write_cql(keyspace)).await?,
             ping: prepare("SELECT key FROM system.local".to_owned()).await?,
             timestamps: Timestamps::default(),
+            keyspace: keyspace.clone(),
             one_replica: one_replica_profile(config).into_handle(),
             session,
         })))
+    }
+
+    /// Checks that a binding of `max_expires` seconds is gone before Cassandra forgets that it was removed; otherwise a
+    /// replica that missed a removal could bring it back.
+    ///
+    /// # Errors
+    /// [`ConnectError::ExpiryTooLong`], and whatever the session says.
+    pub async fn check_expiry(&self, max_expires: u32) -> Result<(), ConnectError> {
+        schema::check_gc_grace(&self.0.session, &self.0.keyspace, max_expires).await
     }
 
     /// Asks one node for next to nothing: whether Cassandra answers at all.

@@ -18,7 +18,11 @@ pub(crate) enum Schema {
         replication: Option<String>,
     },
     /// Fail unless the schema is what this version needs.
-    Check,
+    Check {
+        /// The longest expiry that the registrars grant, in seconds: their parameter max_expires.
+        #[arg(long, default_value_t = 3600)]
+        max_expires: u32,
+    },
     /// Show the schema version.
     Show,
 }
@@ -32,11 +36,12 @@ impl Schema {
                 schema::apply(&config, replication, |step| output.progress(step)).await?;
                 output.done("The schema is applied.", &json!({"version": VERSION}));
             }
-            Self::Check => {
+            Self::Check { max_expires } => {
                 let found = schema::version(&config).await?;
                 if found < VERSION {
                     bail!("the schema has version {found} but {VERSION} is needed: run 'sipctl schema apply'");
                 }
+                schema::check_expiry(&config, *max_expires).await?;
                 output.done("The schema is what this version needs.", &json!({"version": found}));
             }
             Self::Show => {
