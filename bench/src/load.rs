@@ -59,6 +59,8 @@ pub(crate) fn run_calls(peer: &Peer, users: &[Subscriber], rate: f64, calls: u64
     let report = Sipp::new("register.xml")
         .target(peer.address())
         .auth_uri(DOMAIN)
+        // The same in each run, so that every subscriber has one binding.
+        .key("contact", "127.0.0.1:5060")
         .users(rows)
         .calls(calls)
         .rate(rate)

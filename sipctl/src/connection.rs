@@ -73,7 +73,7 @@ impl Connection {
 /// Which option to look at when there is no session; `""` when the error says it all.
 pub(crate) fn advice(error: &anyhow::Error) -> &'static str {
     match error.downcast_ref() {
-        Some(ConnectError::Unreachable { .. }) => " (see --contact-points, or CASSANDRA_CONTACT_POINTS)",
+        Some(ConnectError::Refused { .. }) => " (see --contact-points, or CASSANDRA_CONTACT_POINTS)",
         Some(ConnectError::UnknownDatacentre { .. }) => " (see --local-dc, or CASSANDRA_LOCAL_DC)",
         Some(ConnectError::NoKeyspace(_)) => " (see --keyspace, or CASSANDRA_KEYSPACE)",
         _ => "",

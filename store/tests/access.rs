@@ -149,6 +149,7 @@ fn no_rights(site: &Site) -> Result<()> {
     let admin = site.by_password();
     let bob = StoreConfig { login: login("bob", "secret"), ..admin.clone() };
     let said = site.runtime.block_on(async {
+        schema::apply(&admin, None, |_| {}).await?;
         let session = common::session(&admin).await?;
         session.query_unpaged("CREATE ROLE bob WITH LOGIN = true AND PASSWORD = 'secret'", ()).await?;
         refusal(&bob).await

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             ("bindings_must_not_outlive_gc_grace", schemas::gc_grace),
             ("reads_and_writes_are_at_local_quorum", reads::local_quorum),
             ("a_read_falls_back_once_to_local_one_and_takes_its_rows", reads::fallback),
+            ("a_fallback_asks_another_node_when_its_first_is_silent", reads::silent_node),
             ("an_empty_fallback_is_an_error_never_not_found", reads::empty_fallback),
             ("other_errors_do_not_fall_back", reads::no_fallback),
             ("writes_never_fall_back", reads::writes),

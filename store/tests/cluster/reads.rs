@@ -74,6 +74,26 @@ pub(crate) fn fallback(site: &Site) -> Result<()> {
     })
 }
 
+pub(crate) fn silent_node(site: &Site) -> Result<()> {
+    site.pass();
+    site.runtime.block_on(async {
+        let store = site.store().await?;
+        round_trip(&store, "silent").await?;
+        let mut seen = site.script("silent", |node| {
+            let silent = if node == 0 { Condition::True } else { at(LocalQuorum) };
+            vec![(silent, RequestReaction::drop_frame())]
+        });
+        // Which node is asked first is a matter of chance.
+        for _ in 0..20 {
+            ensure!(store.bindings(&aor("silent")).await?.len() == 1);
+            if count(&seen.take()?[0], LocalOne) > 0 {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the silent node is never asked first")
+    })
+}
+
 pub(crate) fn empty_fallback(site: &Site) -> Result<()> {
     site.runtime.block_on(async {
         let store = site.store().await?;
