@@ -10,7 +10,7 @@ use bridge::protocol::{
 };
 use domain::Binding;
 use domain::lookup::first_path_uri;
-use domain::register::{Rejection, Saved, contact_header_value};
+use domain::register::{Rejection, Saved};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge_client::{self, Submitted};
@@ -168,8 +168,8 @@ fn apply_saved(message: &mut Message<'_>, how: &Apply, registered: &Registered) 
 }
 
 fn answer_register(message: &mut Message<'_>, registered: &Registered) -> bool {
-    let contacts = contact_header_value(&registered.current, registered.at);
-    let mut complete = contacts.is_empty() || reply::add_header(message, "Contact", &contacts);
+    let contacts = &registered.contacts;
+    let mut complete = contacts.is_empty() || reply::add_header(message, "Contact", contacts);
     if registered.echo_path {
         let path = message.headers(Header::Path).join(", ");
         complete &= reply::add_header(message, "Path", &path);

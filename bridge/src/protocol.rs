@@ -123,12 +123,10 @@ pub enum Verdict {
 pub struct Registered {
     /// Which kind of change.
     pub saved: Saved,
-    /// All current bindings.
-    pub current: Vec<Binding>,
+    /// The Contact header of the 200: all current bindings; `""` without any.
+    pub contacts: String,
     /// Whether the 200 echoes Path.
     pub echo_path: bool,
-    /// The wall clock of the decision, for remaining lifetimes.
-    pub at: domain::Timestamp,
 }
 
 /// Result of a lookup.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domain::digest::{Algorithm, Ha1, verify};
 use domain::lookup::{Selection, select};
-use domain::register::{Decision, Policy, Register, decide};
+use domain::register::{Decision, Policy, Register, contact_header_value, decide};
 use domain::{Aor, Binding};
 use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
 
@@ -166,7 +166,8 @@ impl Service {
                     store.write_bindings(&register.aor, &writes, now).await?;
                 }
                 count(&self.metrics.accepted_regs);
-                Ok(Outcome::Saved(Registered { saved, current, echo_path, at: now }))
+                let contacts = contact_header_value(&current, now);
+                Ok(Outcome::Saved(Registered { saved, contacts, echo_path }))
             }
             Err(rejection) => {
                 count(&self.metrics.rejected_regs);

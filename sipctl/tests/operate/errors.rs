@@ -20,7 +20,12 @@ fn no_session(site: &Site) -> Result<()> {
     let unused = format!("{}:9042", lab::net::loopback());
     for command in ["schema check", "subscriber list", "registrations a@b"] {
         let line = format!("--contact-points {unused} {command}");
-        site.refused(&line, "", FAILED, &["no Cassandra session at", &unused, "nothing listens there", "--contact-points"])?;
+        site.refused(
+            &line,
+            "",
+            FAILED,
+            &["no Cassandra session at", &unused, "nothing listens there", "--contact-points"],
+        )?;
     }
     let parts = ["no data centre 'nowhere'", "it has dc1", "--local-dc"];
     site.refused("--local-dc nowhere subscriber list", "", FAILED, &parts)?;

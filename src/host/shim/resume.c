@@ -10,8 +10,11 @@
 int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int label, char *first, int route)
 {
 	struct action call;
-	ksr_cmd_export_t *function = find_export_record(first, 0, 0);
+	/* looked up once: it is a search through the names of all functions of all modules */
+	static ksr_cmd_export_t *function = NULL;
 
+	if(!function)
+		function = find_export_record(first, 0, 0);
 	if(!function || route < 0 || route >= main_rt.entries)
 		return -3;
 	memset(&call, 0, sizeof(call));
