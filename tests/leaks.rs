@@ -93,6 +93,7 @@ fn send(servers: &[Kamailio], users: &[String], calls: u64, rate: f64) -> Result
             .target(server.address())
             .auth_uri(DOMAIN)
             .users(users.iter().map(|user| (user.as_str(), DOMAIN, PASSWORD)))
+            .ignore_unexpected()
             .calls(calls)
             .rate(rate)
             .timeout(Duration::from_secs(600))

@@ -45,6 +45,8 @@ const SEARCH_SECONDS: u64 = 6;
 /// Where the searches begin, in REGISTERs a second.
 const FIRST_RATE: f64 = 1200.0;
 const FIRST_RATE_WITH_DELAY: f64 = 80.0;
+/// REGISTERs before anything is measured.
+const WARM_UP: u64 = 30_000;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -70,10 +72,12 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Finds what each peer sustains, then measures all of them at the stock peer's rate, and each at its own, in turn.
 fn compare(cli: &Cli, delay: Duration, first_rate: f64) -> Result<Comparison> {
-    let peers = Peers::start(cli.users, delay)?;
+    let peers = Peers::start(cli.users, !delay.is_zero())?;
     let mut measured = Vec::new();
     for peer in peers.all() {
-        step(format!("{}: all subscribers register", peer.name()), || warm_up(peer, &peers, delay))?;
+        peers.set_delay(Duration::ZERO);
+        step(format!("{}: all subscribers register", peer.name()), || warm_up(peer, &peers))?;
+        peers.set_delay(delay);
         measured.push(Measured::new(peer, highest_rate(cli, &peers, peer, first_rate)?));
     }
     let common = measured[0].highest_rate;
@@ -98,11 +102,11 @@ fn highest_rate(cli: &Cli, peers: &Peers, peer: &Peer, first: f64) -> Result<f64
     Ok(rate)
 }
 
-/// Every subscriber is registered, so that all measured REGISTERs refresh a binding; and more than once where that does not take
-/// minutes, so that Cassandra's compiler has seen the work.
-fn warm_up(peer: &Peer, peers: &Peers, delay: Duration) -> Result<()> {
-    let (passes, rate) = if delay.is_zero() { (4, FIRST_RATE) } else { (1, FIRST_RATE_WITH_DELAY) };
-    load::run_calls(peer, peers.users(), rate, (passes * peers.users().len()) as u64).map(drop)
+/// Every subscriber is registered, so that all measured REGISTERs refresh a binding; and some more, so that Cassandra's compiler
+/// has seen the work.
+fn warm_up(peer: &Peer, peers: &Peers) -> Result<()> {
+    let calls = WARM_UP.max(peers.users().len() as u64);
+    load::run_calls(peer, peers.users(), FIRST_RATE, calls).map(drop)
 }
 
 fn measure(cli: &Cli, peers: &Peers, peer: &Peer, round: usize, rate: f64) -> Result<Sample> {

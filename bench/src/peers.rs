@@ -91,7 +91,7 @@ pub(crate) struct Peers {
     asynchronous: Peer,
     _mariadb: MariaDb,
     _cassandra: Cassandra,
-    _relays: Vec<DelayRelay>,
+    relays: Vec<DelayRelay>,
     users: Vec<Subscriber>,
 }
 
@@ -99,27 +99,32 @@ pub(crate) struct Peers {
 pub(crate) type Subscriber = (String, String, String);
 
 impl Peers {
-    /// Starts the databases, each `delay` away from its Kamailio, provisions `users` subscribers in both, starts the Kamailios.
-    pub(crate) fn start(users: usize, delay: Duration) -> Result<Self> {
+    /// Starts the databases, `distant` ones behind a relay, provisions `users` subscribers in both, starts the Kamailios.
+    pub(crate) fn start(users: usize, distant: bool) -> Result<Self> {
         let users: Vec<Subscriber> =
             (0..users).map(|n| (format!("user{n}"), DOMAIN.to_owned(), format!("password{n}"))).collect();
         Cassandra::install()?;
         let mariadb = step("MariaDB with stock Kamailio's tables", || MariaDb::start(mariadb::Options::default()))?;
-        let (cassandra, cassandra_relay) = step("Cassandra", || start_cassandra(delay))?;
+        let (cassandra, cassandra_relay) = step("Cassandra", || start_cassandra(distant))?;
         step(format!("{} subscribers in both", users.len()), || {
             provision_mariadb(&mariadb, &users)?;
             provision_cassandra(&cassandra, &users)
         })?;
-        let (url, mariadb_relay) = mariadb_url(&mariadb, delay)?;
+        let (url, mariadb_relay) = mariadb_url(&mariadb, distant)?;
         Ok(Self {
             stock: Peer::start("stock auth_db + usrloc", "stock.cfg", mariadb.pid(), ("DB_URL", &url))?,
             plain: Peer::ours("cassandra, plain", "plain.cfg", &cassandra)?,
             asynchronous: Peer::ours("cassandra, async", "async.cfg", &cassandra)?,
             _mariadb: mariadb,
             _cassandra: cassandra,
-            _relays: cassandra_relay.into_iter().chain(mariadb_relay).collect(),
+            relays: cassandra_relay.into_iter().chain(mariadb_relay).collect(),
             users,
         })
+    }
+
+    /// How late every answer of the distant databases comes.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        self.relays.iter().for_each(|relay| relay.set_delay(delay));
     }
 
     /// The stock peer first.
@@ -132,28 +137,27 @@ impl Peers {
     }
 }
 
-/// Without a delay there is no relay either: nothing but the database is measured.
-fn start_cassandra(delay: Duration) -> Result<(Cassandra, Option<DelayRelay>)> {
-    let relay_address = (!delay.is_zero()).then(net::loopback);
+/// A database that is not distant has no relay either: nothing but the database is measured.
+fn start_cassandra(distant: bool) -> Result<(Cassandra, Option<DelayRelay>)> {
+    let relay_address = distant.then(net::loopback);
     let options = cassandra::Options { broadcast_rpc_address: relay_address, ..Default::default() };
     let cassandra = Cassandra::start(options)?;
-    let relay =
-        relay_address.map(|address| relay(address, cassandra.address(), cassandra.port(), delay)).transpose()?;
+    let relay = relay_address.map(|address| relay(address, cassandra.address(), cassandra.port())).transpose()?;
     Ok((cassandra, relay))
 }
 
-fn mariadb_url(mariadb: &MariaDb, delay: Duration) -> Result<(String, Option<DelayRelay>)> {
-    if delay.is_zero() {
+fn mariadb_url(mariadb: &MariaDb, distant: bool) -> Result<(String, Option<DelayRelay>)> {
+    if !distant {
         return Ok((mariadb.url(), None));
     }
     let direct = mariadb.address();
-    let relay = relay(net::loopback(), *direct.ip(), direct.port(), delay)?;
+    let relay = relay(net::loopback(), *direct.ip(), direct.port())?;
     let url = mariadb.url().replace(&direct.to_string(), &relay.address().to_string());
     Ok((url, Some(relay)))
 }
 
-fn relay(address: Ipv4Addr, server: Ipv4Addr, port: u16, delay: Duration) -> Result<DelayRelay> {
-    DelayRelay::start(address, port, SocketAddrV4::new(server, port), delay)
+fn relay(address: Ipv4Addr, server: Ipv4Addr, port: u16) -> Result<DelayRelay> {
+    DelayRelay::start(address, port, SocketAddrV4::new(server, port), Duration::ZERO)
 }
 
 /// The hashes are made here, so that the stock peer need not compute them for each request; ours never does.

@@ -69,7 +69,11 @@ pub(crate) fn show(comparison: &Comparison) {
             format!("{:.3}", peer.cost(|sample| sample.io_process_cpu_ms)),
             cost(|sample| sample.database_cpu_ms),
             format!("{:.1} / {:.1}", peer.cost(|sample| sample.p50_ms), peer.cost(|sample| sample.p99_ms)),
-            against(peer.throughput(), stock.throughput(), 0),
+            if peer.at_highest_rate.is_empty() {
+                "not measured".to_owned()
+            } else {
+                against(peer.throughput(), stock.throughput(), 0)
+            },
         ]);
     }
     println!(

@@ -192,6 +192,12 @@ impl Sipp {
         self.arg("-auth_uri").arg(uri)
     }
 
+    /// Goes on when a message comes that the scenario does not expect there: a server that is slow gets the same request twice,
+    /// and answers both.
+    pub fn ignore_unexpected(self) -> Self {
+        self.arg("-default_behaviors").arg("all,-abortunexp")
+    }
+
     /// How long a `<pause/>` without a length takes.
     pub fn pause(self, length: Duration) -> Self {
         self.arg("-d").arg(length.as_millis().to_string())
