@@ -41,34 +41,25 @@ impl Credentials {
         Self { known: Cache::new(config.entries), lifetime: config.lifetime, metrics }
     }
 
-    /// Whether `accepts` holds for the subscriber as remembered, or as read now. `accepts` is asked at least once about a
-    /// fresh read, with `None` for an unknown user, unless what is remembered is accepted.
+    /// Whether this subscriber is remembered and accepted. It says nothing of the backend.
+    pub(crate) fn accepted(&self, aor: &Aor, accepts: impl FnOnce(&Subscriber) -> bool) -> bool {
+        let remembered = self.known.get(aor).filter(|entry| entry.read_at.elapsed() < self.lifetime);
+        let accepted = remembered.is_some_and(|entry| accepts(&entry.subscriber));
+        if accepted {
+            count(&self.metrics.credential_cache_hits);
+        }
+        accepted
+    }
+
+    /// Reads a subscriber, and remembers what was found.
     ///
     /// # Errors
     /// [`StoreError`]: nothing is known then.
-    pub(crate) async fn check<T>(
-        &self,
-        store: &Store,
-        aor: &Aor,
-        accepts: impl Fn(Option<&Subscriber>) -> Checked<T>,
-    ) -> Result<T, StoreError> {
-        if let Some(entry) = self.remembered(aor)
-            && let Checked::Accepted(result) = accepts(Some(&entry.subscriber))
-        {
-            count(&self.metrics.credential_cache_hits);
-            return Ok(result);
-        }
+    pub(crate) async fn read(&self, store: &Store, aor: &Aor) -> Result<Option<Subscriber>, StoreError> {
         count(&self.metrics.credential_cache_misses);
         let subscriber = store.credentials(aor).await?;
-        let checked = accepts(subscriber.as_ref());
-        self.remember(aor, subscriber);
-        match checked {
-            Checked::Accepted(result) | Checked::Refused(result) => Ok(result),
-        }
-    }
-
-    fn remembered(&self, aor: &Aor) -> Option<Arc<Entry>> {
-        self.known.get(aor).filter(|entry| entry.read_at.elapsed() < self.lifetime)
+        self.remember(aor, subscriber.clone());
+        Ok(subscriber)
     }
 
     fn remember(&self, aor: &Aor, subscriber: Option<Subscriber>) {
@@ -81,13 +72,4 @@ impl Credentials {
             }
         }
     }
-}
-
-/// What a comparison with a subscriber gave.
-#[derive(Debug)]
-pub(crate) enum Checked<T> {
-    /// It may be answered from memory.
-    Accepted(T),
-    /// It must be answered from a fresh read.
-    Refused(T),
 }

@@ -13,7 +13,7 @@ use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
 
 use crate::breaker::{Breaker, State};
 use crate::clock::{self, Monotonic};
-use crate::credentials::{CacheConfig, Checked, Credentials};
+use crate::credentials::{CacheConfig, Credentials};
 use crate::metrics::{Metrics, count, set};
 use crate::protocol::{AuthRequest, Lookup, Operation, Outcome, Registered, Unavailable, Verdict};
 use crate::server::Backend;
@@ -137,9 +137,20 @@ impl Service {
     }
 
     async fn authenticate(&self, store: &Store, request: &AuthRequest) -> Result<Verdict, StoreError> {
-        let verdict = self.credentials.check(store, &request.aor, |subscriber| judge(subscriber, request)).await?;
+        let subscriber = self.credentials.read(store, &request.aor).await?;
+        let verdict = judge(subscriber.as_ref(), request);
         count(if verdict == Verdict::Accepted { &self.metrics.auth_accepted } else { &self.metrics.auth_refused });
         Ok(verdict)
+    }
+
+    /// Whether the credentials are right by what is remembered; only a fresh read can refuse them.
+    fn accepted_from_memory(&self, request: &AuthRequest) -> bool {
+        let judge = |subscriber: &Subscriber| judge(Some(subscriber), request) == Verdict::Accepted;
+        let accepted = self.credentials.accepted(&request.aor, judge);
+        if accepted {
+            count(&self.metrics.auth_accepted);
+        }
+        accepted
     }
 
     async fn save(&self, store: &Store, register: &Register) -> Result<Outcome, StoreError> {
@@ -150,7 +161,13 @@ impl Service {
 
     async fn auth_save(&self, store: &Store, auth: &AuthRequest, register: &Register) -> Result<Outcome, StoreError> {
         let _order = self.lock(&register.aor).await;
-        let (verdict, existing) = tokio::join!(self.authenticate(store, auth), store.bindings(&register.aor));
+        let verdict = async {
+            match self.accepted_from_memory(auth) {
+                true => Ok(Verdict::Accepted),
+                false => self.authenticate(store, auth).await,
+            }
+        };
+        let (verdict, existing) = tokio::join!(verdict, store.bindings(&register.aor));
         match verdict? {
             Verdict::Accepted => self.apply(store, register, &existing?).await,
             refused => Ok(Outcome::Authenticated(refused)),
@@ -216,7 +233,7 @@ impl Service {
 }
 
 /// Compares the response with the subscriber's HA1. An unknown user costs the same computation.
-fn judge(subscriber: Option<&Subscriber>, request: &AuthRequest) -> Checked<Verdict> {
+fn judge(subscriber: Option<&Subscriber>, request: &AuthRequest) -> Verdict {
     let algorithm = request.credentials.algorithm;
     let known = subscriber.filter(|subscriber| subscriber.enabled).and_then(|subscriber| match algorithm {
         Algorithm::Md5 => subscriber.ha1.as_ref(),
@@ -226,14 +243,20 @@ fn judge(subscriber: Option<&Subscriber>, request: &AuthRequest) -> Checked<Verd
     let nobody = Ha1::dummy(algorithm);
     let right = verify(&request.credentials, &request.method, known.unwrap_or(&nobody));
     match (known, right) {
-        (Some(_), true) => Checked::Accepted(Verdict::Accepted),
-        (Some(_), false) => Checked::Refused(Verdict::WrongPassword),
-        (None, _) => Checked::Refused(Verdict::UnknownUser),
+        (Some(_), true) => Verdict::Accepted,
+        (Some(_), false) => Verdict::WrongPassword,
+        (None, _) => Verdict::UnknownUser,
     }
 }
 
 impl Backend for Service {
     async fn perform(&self, operation: Operation, deadline: Monotonic) -> Outcome {
+        // Not an answer of the backend: the breaker must neither hold it up nor learn from it.
+        if let Operation::Authenticate(request) = &operation
+            && self.accepted_from_memory(request)
+        {
+            return Outcome::Authenticated(Verdict::Accepted);
+        }
         let Some(store) = self.store.get() else {
             return Outcome::Unavailable(Unavailable::NotConnected);
         };
