@@ -14,8 +14,10 @@ use lab::wait::until;
 
 /// Long enough to do something in between, shorter than the driver's patience with a silent connection.
 const DELAY: Duration = Duration::from_millis(1200);
-const SLOW: &str =
-    "modparam(\"cassandra\", \"call_timeout\", 6000)\nmodparam(\"cassandra\", \"request_timeout\", 5000)\n";
+/// Patience with it, and nothing from memory: every function has to wait.
+const SLOW: &str = "modparam(\"cassandra\", \"call_timeout\", 8000)
+modparam(\"cassandra\", \"request_timeout\", 4000)
+modparam(\"cassandra\", \"credential_cache_ttl\", 0)";
 const SCRIPT: &str = "tests/cfg/suspended.cfg";
 
 fn main() -> ExitCode {
@@ -161,6 +163,9 @@ fn call_and_cancel(caller: &mut Agent, moment: Duration) -> Result<()> {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let invite = caller.request("INVITE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &lines);
     caller.send(&invite)?;
+    // RFC 3261 section 9.1: no CANCEL before a provisional response.
+    let trying = caller.receive()?;
+    ensure!(sip::status(&trying) == Some(100), "{trying}");
     std::thread::sleep(moment); // what is tested, not a wait for something
     caller.send(&sip::cancel(&invite))?;
     let mut answers = [caller.final_response()?, caller.final_response()?];
