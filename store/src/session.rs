@@ -54,7 +54,7 @@ impl Store {
             let mut statement =
                 session.prepare(cql).await.map_err(|error| ConnectError::Statement(error.to_string()))?;
             statement.set_is_idempotent(true);
-            // The columns are named, so what a result looks like never changes; to be told each time is a third of its cost.
+            // The columns are named, so what a result looks like never changes: Cassandra need not describe it each time.
             statement.set_use_cached_result_metadata(true);
             Ok::<_, ConnectError>(statement)
         };
