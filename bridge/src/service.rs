@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domain::digest::{Algorithm, Ha1, verify};
 use domain::lookup::{Selection, select};
-use domain::register::{Decision, Policy, Register, contact_header_value, decide};
+use domain::register::{Policy, Register, contact_header_value, decide};
 use domain::{Aor, Binding};
 use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
 
@@ -160,31 +160,38 @@ impl Service {
     }
 
     async fn auth_save(&self, store: &Store, auth: &AuthRequest, register: &Register) -> Result<Outcome, StoreError> {
+        if self.accepted_from_memory(auth) {
+            return self.save(store, register).await;
+        }
         let _order = self.lock(&register.aor).await;
-        let verdict = async {
-            match self.accepted_from_memory(auth) {
-                true => Ok(Verdict::Accepted),
-                false => self.authenticate(store, auth).await,
-            }
-        };
-        let (verdict, existing) = tokio::join!(verdict, store.bindings(&register.aor));
+        let (verdict, existing) = Box::pin(self.read_both(store, auth, register)).await;
         match verdict? {
             Verdict::Accepted => self.apply(store, register, &existing?).await,
             refused => Ok(Outcome::Authenticated(refused)),
         }
     }
 
+    /// Boxed where it is used: a task is as large as the longest way through its operation, and this way is seldom gone.
+    async fn read_both(
+        &self,
+        store: &Store,
+        auth: &AuthRequest,
+        register: &Register,
+    ) -> (Result<Verdict, StoreError>, Result<Vec<Binding>, StoreError>) {
+        tokio::join!(self.authenticate(store, auth), store.bindings(&register.aor))
+    }
+
     /// Decides what the REGISTER changes and writes it, in the caller's order per AoR.
     async fn apply(&self, store: &Store, register: &Register, existing: &[Binding]) -> Result<Outcome, StoreError> {
         let now = clock::wall();
         match decide(existing, register, &self.config.policy, now) {
-            Ok(Decision { saved, writes, current, echo_path }) => {
-                if !writes.is_empty() {
-                    store.write_bindings(&register.aor, &writes, now).await?;
+            Ok(decision) => {
+                if !decision.writes.is_empty() {
+                    store.write_bindings(&register.aor, &decision.writes, now).await?;
                 }
                 count(&self.metrics.accepted_regs);
-                let contacts = contact_header_value(&current, now);
-                Ok(Outcome::Saved(Registered { saved, contacts, echo_path }))
+                let contacts = contact_header_value(&decision.current(existing, now), now);
+                Ok(Outcome::Saved(Registered { saved: decision.saved, contacts, echo_path: decision.echo_path }))
             }
             Err(rejection) => {
                 count(&self.metrics.rejected_regs);

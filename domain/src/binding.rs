@@ -89,7 +89,7 @@ impl BindingKey {
         for part in [aor.username(), "@", aor.domain(), "\0", &self.0] {
             hasher.update(part.as_bytes());
         }
-        hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        base16ct::lower::encode_string(&hasher.finalize()[..8])
     }
 }
 

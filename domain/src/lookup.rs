@@ -1,5 +1,7 @@
 //! Which bindings a request goes to (RFC 3261 section 16.5, the stock `lookup()`).
 
+use std::borrow::Borrow;
+
 use crate::{Binding, BindingState, Timestamp};
 
 /// Result of [`select`].
@@ -33,9 +35,12 @@ pub fn is_current(binding: &Binding, now: Timestamp) -> bool {
 }
 
 /// Highest q first (none counts as 1.0), then newest.
-pub(crate) fn sort_by_preference(bindings: &mut [Binding]) {
+pub(crate) fn sort_by_preference(bindings: &mut [impl Borrow<Binding>]) {
     let q = |binding: &Binding| if binding.q < 0 { 1000 } else { binding.q };
-    bindings.sort_by(|a, b| q(b).cmp(&q(a)).then(b.registered_at.cmp(&a.registered_at)).then(a.key.cmp(&b.key)));
+    bindings.sort_by(|a, b| {
+        let (a, b) = (a.borrow(), b.borrow());
+        q(b).cmp(&q(a)).then(b.registered_at.cmp(&a.registered_at)).then(a.key.cmp(&b.key))
+    });
 }
 
 /// The URI of the first hop of a stored Path: what is inside the first angle brackets outside of quotes.

@@ -1,5 +1,7 @@
 //! The registrar's decision: what a REGISTER changes and what the answer says (RFC 3261 section 10.3).
 
+use std::fmt::{self, Write};
+
 use serde::{Deserialize, Serialize};
 
 use crate::lookup::{is_current, sort_by_preference};
@@ -126,10 +128,23 @@ pub struct Decision {
     pub saved: Saved,
     /// Rows to write, live ones and soft deletes; written as one batch.
     pub writes: Vec<Binding>,
-    /// All bindings current after the write, for the 200's Contact headers.
-    pub current: Vec<Binding>,
     /// Whether the 200 echoes Path.
     pub echo_path: bool,
+}
+
+impl Decision {
+    /// All bindings current after the write, best first, for the 200's Contact header. `existing` and `now` are those that
+    /// were decided over.
+    pub fn current<'d>(&'d self, existing: &'d [Binding], now: Timestamp) -> Vec<&'d Binding> {
+        current(existing, &self.writes, now)
+    }
+}
+
+fn current<'d>(existing: &'d [Binding], writes: &'d [Binding], now: Timestamp) -> Vec<&'d Binding> {
+    let untouched = existing.iter().filter(|binding| writes.iter().all(|write| write.key != binding.key));
+    let mut current: Vec<&Binding> = untouched.chain(writes).filter(|binding| is_current(binding, now)).collect();
+    sort_by_preference(&mut current);
+    current
 }
 
 /// A REGISTER that is refused: nothing is written.
@@ -169,9 +184,8 @@ pub fn decide(
         Contacts::Star => change.remove_all()?,
         Contacts::List(contacts) => change.apply(contacts)?,
     }
-    let current = change.current();
-    change.check_count(&current)?;
-    Ok(Decision { saved: change.saved(), writes: change.writes, current, echo_path })
+    change.check_count()?;
+    Ok(Decision { saved: change.saved(), writes: change.writes, echo_path })
 }
 
 /// RFC 3327 section 5.3: before anything is stored. Returns whether the 200 echoes Path.
@@ -327,7 +341,10 @@ impl Change<'_> {
             cflags: register.cflags,
             instance: contact.instance.clone(),
             reg_id: if contact.instance.is_empty() { 0 } else { contact.reg_id },
-            ruid: key.ruid(&register.aor),
+            ruid: match stored {
+                Some(stored) if !stored.ruid.is_empty() => stored.ruid.clone(),
+                _ => key.ruid(&register.aor),
+            },
             socket: register.socket.clone(),
             dc: self.policy.dc.clone(),
             registrar: self.policy.registrar.clone(),
@@ -336,19 +353,10 @@ impl Change<'_> {
         }
     }
 
-    /// The bindings after the change.
-    fn current(&self) -> Vec<Binding> {
-        let untouched = self.existing.iter().filter(|binding| self.writes.iter().all(|write| write.key != binding.key));
-        let mut current: Vec<Binding> =
-            untouched.chain(&self.writes).filter(|binding| is_current(binding, self.now)).cloned().collect();
-        sort_by_preference(&mut current);
-        current
-    }
-
     /// More bindings than allowed are refused, unless the REGISTER adds none (stock: 503, script code -2).
-    fn check_count(&self, current: &[Binding]) -> Result<(), Rejection> {
+    fn check_count(&self) -> Result<(), Rejection> {
         let limit = self.policy.max_contacts as usize;
-        if limit == 0 || current.len() <= limit || self.inserted == 0 {
+        if limit == 0 || self.inserted == 0 || current(self.existing, &self.writes, self.now).len() <= limit {
             return Ok(());
         }
         let retry_after =
@@ -381,27 +389,34 @@ pub fn parse_q(written: &str) -> Option<i16> {
 
 /// The body of the 200's Contact header: every current binding with its remaining seconds, as the stock registrar writes it.
 /// `""` when there are none.
-pub fn contact_header_value(current: &[Binding], now: Timestamp) -> String {
-    let elements: Vec<String> = current.iter().map(|binding| contact_element(binding, now)).collect();
-    elements.join(", ")
+pub fn contact_header_value(current: &[&Binding], now: Timestamp) -> String {
+    let mut value = String::new();
+    for binding in current {
+        if !value.is_empty() {
+            value.push_str(", ");
+        }
+        // Writing to a string cannot fail.
+        let _ = write_contact(&mut value, binding, now);
+    }
+    value
 }
 
-fn contact_element(binding: &Binding, now: Timestamp) -> String {
-    let mut element = format!("<{}>", binding.contact);
+fn write_contact(value: &mut String, binding: &Binding, now: Timestamp) -> fmt::Result {
+    write!(value, "<{}>", binding.contact)?;
     if binding.q >= 0 {
-        element.push_str(&format!(";q={}", q_text(binding.q)));
+        write!(value, ";q={}", q_text(binding.q))?;
     }
-    element.push_str(&format!(";expires={}", binding.expires_at.seconds_after(now)));
+    write!(value, ";expires={}", binding.expires_at.seconds_after(now))?;
     if !binding.received.is_empty() {
-        element.push_str(&format!(";received=\"{}\"", binding.received));
+        write!(value, ";received=\"{}\"", binding.received)?;
     }
     if !binding.instance.is_empty() {
-        element.push_str(&format!(";+sip.instance=\"{}\"", binding.instance));
+        write!(value, ";+sip.instance=\"{}\"", binding.instance)?;
     }
     if binding.reg_id != 0 {
-        element.push_str(&format!(";reg-id={}", binding.reg_id));
+        write!(value, ";reg-id={}", binding.reg_id)?;
     }
-    element
+    Ok(())
 }
 
 fn q_text(thousandths: i16) -> String {
@@ -481,14 +496,14 @@ mod tests {
         accept(&[], &adding(1, uris)).writes
     }
 
-    fn contacts(decision: &Decision) -> Vec<&str> {
-        decision.current.iter().map(|binding| binding.contact.as_str()).collect()
+    fn contacts<'d>(existing: &'d [Binding], decision: &'d Decision) -> Vec<&'d str> {
+        decision.current(existing, NOW).into_iter().map(|binding| binding.contact.as_str()).collect()
     }
 
     #[test]
     fn a_new_contact_is_inserted_and_listed() {
         let decision = accept(&[], &adding(1, &["sip:a@h"]));
-        assert_eq!((decision.saved, contacts(&decision)), (Saved::Inserted, vec!["sip:a@h"]));
+        assert_eq!((decision.saved, contacts(&[], &decision)), (Saved::Inserted, vec!["sip:a@h"]));
         assert_eq!(decision.writes[0].expires_at, NOW.plus_seconds(3600));
         assert_eq!((decision.writes[0].dc.as_str(), decision.writes[0].registrar.as_str()), ("dc1", "reg1"));
     }
@@ -497,14 +512,14 @@ mod tests {
     fn a_refresh_updates_and_keeps_the_other_bindings() {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
         let decision = accept(&rows, &adding(2, &["sip:a@h"]));
-        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Updated, 1, 2));
+        assert_eq!((decision.saved, decision.writes.len(), decision.current(&rows, NOW).len()), (Saved::Updated, 1, 2));
     }
 
     #[test]
     fn a_query_changes_nothing_and_lists_all() {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
         let decision = accept(&rows, &register(2, Contacts::Query));
-        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Queried, 0, 2));
+        assert_eq!((decision.saved, decision.writes.len(), decision.current(&rows, NOW).len()), (Saved::Queried, 0, 2));
     }
 
     #[test]
@@ -512,7 +527,7 @@ mod tests {
         let rows = registered(&["sip:a@h", "sip:b@h"]);
         let removing = Register { expires: Some(0), ..adding(2, &["sip:a@h"]) };
         let decision = accept(&rows, &removing);
-        assert_eq!((decision.saved, contacts(&decision)), (Saved::Deleted, vec!["sip:b@h"]));
+        assert_eq!((decision.saved, contacts(&rows, &decision)), (Saved::Deleted, vec!["sip:b@h"]));
         assert_eq!((decision.writes[0].state, decision.writes[0].cseq), (BindingState::Removed, 2));
         assert_eq!(decision.writes[0].expires_at, NOW.plus_seconds(REMOVED_FOR));
     }
@@ -537,7 +552,7 @@ mod tests {
         let star = register(2, Contacts::Star);
         assert_eq!(decide(&rows, &star, &policy(), NOW).expect_err("refused").status, 400);
         let decision = accept(&rows, &Register { expires: Some(0), ..star });
-        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Deleted, 2, 0));
+        assert_eq!((decision.saved, decision.writes.len(), decision.current(&rows, NOW).len()), (Saved::Deleted, 2, 0));
     }
 
     #[test]
@@ -559,7 +574,7 @@ mod tests {
     fn a_retransmission_is_answered_again_and_writes_nothing() {
         let rows = registered(&["sip:a@h"]);
         let decision = accept(&rows, &adding(1, &["sip:a@h"]));
-        assert_eq!((decision.saved, decision.writes.len(), decision.current.len()), (Saved::Queried, 0, 1));
+        assert_eq!((decision.saved, decision.writes.len(), decision.current(&rows, NOW).len()), (Saved::Queried, 0, 1));
         let later = Timestamp(NOW.0 + 21_000);
         assert_eq!(decide(&rows, &adding(1, &["sip:a@h"]), &policy(), later).expect_err("too late").status, 400);
     }
@@ -576,7 +591,7 @@ mod tests {
         let flow = |uri: &str| Contact { instance: "<urn:uuid:1>".into(), reg_id: 1, ..contact(uri) };
         let rows = accept(&[], &register(5, Contacts::List(vec![flow("sip:a@h1")]))).writes;
         let decision = accept(&rows, &register(1, Contacts::List(vec![flow("sip:a@h2")])));
-        assert_eq!((decision.saved, contacts(&decision)), (Saved::Updated, vec!["sip:a@h2"]));
+        assert_eq!((decision.saved, contacts(&rows, &decision)), (Saved::Updated, vec!["sip:a@h2"]));
     }
 
     #[test]
@@ -607,7 +622,7 @@ mod tests {
         assert_eq!(refused.headers, [("Retry-After".to_owned(), "30".to_owned())]);
         assert!(decide(&rows, &adding(2, &["sip:a@h"]), &limited, NOW).is_ok());
         let replacing = Register { replace: true, ..adding(2, &["sip:b@h"]) };
-        assert_eq!(decide(&rows, &replacing, &limited, NOW).expect("replaced").current.len(), 1);
+        assert_eq!(decide(&rows, &replacing, &limited, NOW).expect("replaced").current(&rows, NOW).len(), 1);
     }
 
     #[test]
@@ -647,7 +662,7 @@ mod tests {
             ..registered(&["sip:a@h;ob"]).remove(0)
         };
         assert_eq!(
-            contact_header_value(&[binding], NOW.plus_seconds(600)),
+            contact_header_value(&[&binding], NOW.plus_seconds(600)),
             "<sip:a@h;ob>;q=0.125;expires=3000;received=\"sip:192.0.2.1:1024\";+sip.instance=\"<urn:uuid:1>\";reg-id=2"
         );
     }
@@ -676,9 +691,9 @@ mod tests {
             let decision = accept(&rows, &register(cseq, Contacts::List(list)));
             for number in present.iter().filter(|number| touched.iter().all(|(other, _)| other != *number)) {
                 let expected = uri(number);
-                prop_assert!(decision.current.iter().any(|binding| binding.contact == expected));
+                prop_assert!(decision.current(&rows, NOW).iter().any(|binding| binding.contact == expected));
             }
-            prop_assert!(decision.current.iter().all(|binding| is_current(binding, NOW)));
+            prop_assert!(decision.current(&rows, NOW).iter().all(|binding| is_current(binding, NOW)));
         }
     }
 }

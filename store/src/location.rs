@@ -36,6 +36,7 @@ pub(crate) fn write_cql(keyspace: &str) -> String {
 /// A row as it is written: every column every time, never null (a null is a tombstone), never unset (a refresh without Path
 /// must not keep the old one).
 #[derive(SerializeRow)]
+#[scylla(flavor = "enforce_order")]
 struct Written<'a> {
     domain: &'a str,
     username: &'a str,
@@ -64,6 +65,7 @@ struct Written<'a> {
 }
 
 #[derive(DeserializeRow)]
+#[scylla(flavor = "enforce_order")]
 struct Row {
     binding: String,
     contact: Option<String>,
@@ -116,7 +118,11 @@ impl Row {
 
 fn rows(result: QueryResult) -> Result<Vec<Binding>, StoreError> {
     let result = result.into_rows_result().map_err(malformed)?;
-    result.rows::<Row>().map_err(malformed)?.map(|row| Ok(row.map_err(malformed)?.binding())).collect()
+    let mut bindings = Vec::with_capacity(result.rows_num());
+    for row in result.rows::<Row>().map_err(malformed)? {
+        bindings.push(row.map_err(malformed)?.binding());
+    }
+    Ok(bindings)
 }
 
 impl Store {
@@ -146,7 +152,7 @@ impl Store {
         for _ in &rows {
             batch.append_statement(self.0.write_binding.clone());
         }
-        self.0.session.batch(&batch, rows).await?;
+        Box::pin(self.0.session.batch(&batch, rows)).await?;
         Ok(())
     }
 }

@@ -104,7 +104,8 @@ impl Store {
             Err(error) if StoreError::fewer_could_answer(&error) => {
                 let mut fallback = statement.clone();
                 fallback.set_execution_profile_handle(Some(self.0.one_replica.clone()));
-                let found = rows(self.0.session.execute_unpaged(&fallback, key).await?)?;
+                // Boxed, so that the seldom way does not make every reading task larger.
+                let found = rows(Box::pin(self.0.session.execute_unpaged(&fallback, key)).await?)?;
                 if found.is_empty() { Err(StoreError::from(error)) } else { Ok(found) }
             }
             Err(error) => Err(error.into()),
