@@ -33,6 +33,7 @@ pub(crate) mod raw {
     pub(crate) static CREDENTIAL_CACHE_SIZE: Number = Number::default(100_000);
     pub(crate) static CREDENTIAL_CACHE_TTL: Number = Number::default(60);
     pub(crate) static MAX_IN_FLIGHT: Number = Number::default(4096);
+    pub(crate) static BATCH_INTERVAL: Number = Number::default(1000);
     pub(crate) static RESUME_WORKERS: Number = Number::default(4);
     pub(crate) static DRAIN_TIMEOUT: Number = Number::default(5000);
     pub(crate) static DEFAULT_EXPIRES: Number = Number::default(3600);
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) service: ServiceConfig,
     /// Its bounds.
     pub(crate) limits: Limits,
+    /// How far apart the I/O process takes its work under load.
+    pub(crate) batch_interval: Duration,
     /// How long a script function waits, or a transaction stays suspended.
     pub(crate) call_timeout: Duration,
     /// Processes that run resumed routes.
@@ -93,6 +96,7 @@ pub(crate) fn read() -> Result<Config, String> {
             in_flight: number("max_in_flight", &raw::MAX_IN_FLIGHT, 1..=1_000_000)? as usize,
             drain: millis("drain_timeout", &raw::DRAIN_TIMEOUT, 0..=50_000)?,
         },
+        batch_interval: batch_interval()?,
         call_timeout,
         resume_workers: number("resume_workers", &raw::RESUME_WORKERS, 1..=1000)? as i32,
     })
@@ -124,6 +128,12 @@ fn store_config(local_dc: &str, request_timeout: Duration) -> Result<StoreConfig
         compression: false,
         speculative_after: None,
     })
+}
+
+fn batch_interval() -> Result<Duration, String> {
+    number("batch_interval", &raw::BATCH_INTERVAL, 0..=20_000)
+        .map(|value| Duration::from_micros(value.into()))
+        .map_err(|error| format!("{error} microseconds"))
 }
 
 fn credential_cache() -> Result<CacheConfig, String> {

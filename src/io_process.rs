@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use bridge::Metrics;
 use bridge::server::{self, Links};
 use bridge::service::Service;
 use bridge::transport::Seqpacket;
+use bridge::{Metrics, Pace};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
@@ -50,20 +50,30 @@ fn start(
     let metrics = shared::metrics().ok_or_else(|| io::Error::other("there is no shared memory"))?;
     let links = Links { callers, completions, stop: process::stop_signals()? };
     tracing::subscriber::set_global_default(Lines::new(lines.clone())).map_err(io::Error::other)?;
+    let pace = Arc::new(Pace::new(config.batch_interval));
+    let pace_of_thread = {
+        let pace = pace.clone();
+        move || pace.before_waiting()
+    };
     let runtime = process::without_signals(|| {
-        Builder::new_multi_thread().worker_threads(1).thread_name("cassandra-io").enable_all().build()
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_park(pace_of_thread)
+            .thread_name("cassandra-io")
+            .enable_all()
+            .build()
     })?;
-    runtime.spawn(serve(config, links, metrics, lines));
+    runtime.spawn(serve(config, links, pace, metrics, lines));
     Ok(runtime)
 }
 
-async fn serve(config: Config, links: Links, metrics: &'static Metrics, lines: SyncSender<Line>) {
+async fn serve(config: Config, links: Links, pace: Arc<Pace>, metrics: &'static Metrics, lines: SyncSender<Line>) {
     let service = Arc::new(Service::new(config.service, metrics));
     let connection = tokio::spawn({
         let service = service.clone();
         async move { service.run().await }
     });
-    let last = match server::serve(links, config.limits, service, metrics).await {
+    let last = match server::serve(links, config.limits, service, pace, metrics).await {
         Ok(0) => Line::new(Level::Info, "stopped: every accepted operation was completed"),
         Ok(left) => {
             Line::new(Level::Warning, format!("stopped with {left} operations under way: their callers got no answer"))

@@ -52,7 +52,7 @@ static COMMANDS: Table<[sys::cmd_export_t; COMMAND_COUNT]> = Table([
     commands::END,
 ]);
 
-static PARAMETERS: Table<[sys::param_export_t; 31]> = Table([
+static PARAMETERS: Table<[sys::param_export_t; 32]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -70,6 +70,7 @@ static PARAMETERS: Table<[sys::param_export_t; 31]> = Table([
     config::raw::CREDENTIAL_CACHE_SIZE.export(c"credential_cache_size"),
     config::raw::CREDENTIAL_CACHE_TTL.export(c"credential_cache_ttl"),
     config::raw::MAX_IN_FLIGHT.export(c"max_in_flight"),
+    config::raw::BATCH_INTERVAL.export(c"batch_interval"),
     config::raw::RESUME_WORKERS.export(c"resume_workers"),
     config::raw::DRAIN_TIMEOUT.export(c"drain_timeout"),
     config::raw::DEFAULT_EXPIRES.export(c"default_expires"),

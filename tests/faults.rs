@@ -212,6 +212,7 @@ fn wrong_parameters(site: &Site) -> Result<()> {
         ("\"credential_cache_size\", 0", "parameter credential_cache_size is 0 but must be 1 to 10000000"),
         ("\"credential_cache_ttl\", -1", "parameter credential_cache_ttl is -1 but must be 0 to 86400"),
         ("\"max_in_flight\", 0", "parameter max_in_flight is 0 but must be 1 to 1000000"),
+        ("\"batch_interval\", 50000", "parameter batch_interval is 50000 but must be 0 to 20000 microseconds"),
         ("\"resume_workers\", 0", "parameter resume_workers is 0 but must be 1 to 1000"),
         ("\"drain_timeout\", -1", "parameter drain_timeout is -1 but must be 0 to 50000 milliseconds"),
         ("\"default_expires\", 0", "parameter default_expires is 0 but must be 1 to 31536000"),

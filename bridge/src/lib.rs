@@ -8,6 +8,7 @@
 //! * [`protocol`]: what is said over them;
 //! * [`client`]: a worker's end: call and wait with a deadline, or submit and go on;
 //! * [`server`]: the I/O process's end: admits, runs and answers operations, drains at the stop;
+//! * [`pace`]: when it wakes up;
 //! * [`breaker`]: turns a dead backend into an immediate answer;
 //! * [`service`]: what the operations do, over `store` and `domain`;
 //! * [`credentials`]: subscribers that were read lately.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod clock;
 pub mod credentials;
 pub mod metrics;
+pub mod pace;
 pub mod protocol;
 pub mod server;
 pub mod service;
@@ -27,3 +29,4 @@ pub mod transport;
 
 pub use client::Client;
 pub use metrics::Metrics;
+pub use pace::Pace;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::clock::Monotonic;
 use crate::metrics::{Metrics, count, set};
+use crate::pace::{Pace, WaitingCaller};
 use crate::protocol::{
     AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode,
     encode, pages,
@@ -21,6 +22,9 @@ use crate::transport::{Link, SendError, Seqpacket};
 
 /// How long an answer that was too long for a completion waits to be claimed.
 const PARKED_FOR: Duration = Duration::from_secs(5);
+
+/// Tasks without a job that are kept.
+const MOST_IDLE_TASKS: usize = 256;
 
 /// What the operations do.
 pub trait Backend: Send + Sync + 'static {
@@ -50,7 +54,8 @@ pub struct Limits {
 
 /// Serves until [`Links::stop`] is readable, then drains: reads what is queued, waits for what is under way.
 ///
-/// Returns how many operations were still under way when the drain's time was up.
+/// `pace` is told when callers wait; the runtime's threads are to ask it before they wait. Returns how many operations were
+/// still under way when the drain's time was up.
 ///
 /// # Errors
 /// When a descriptor cannot be watched.
@@ -58,15 +63,18 @@ pub async fn serve<B: Backend>(
     links: Links,
     limits: Limits,
     backend: Arc<B>,
+    pace: Arc<Pace>,
     metrics: &'static Metrics,
 ) -> io::Result<usize> {
     let server = Arc::new(Server {
         backend,
+        pace,
         metrics,
         slots: Arc::new(Semaphore::new(limits.in_flight)),
         limits,
         completions: Outbox::new(links.completions)?,
         parked: Mutex::default(),
+        idle: Mutex::default(),
     });
     let mut readers = Vec::with_capacity(links.callers.len());
     for caller in links.callers {
@@ -84,13 +92,15 @@ pub async fn serve<B: Backend>(
     Ok(server.drain().await)
 }
 
-struct Server<B> {
+struct Server<B: Backend> {
     backend: Arc<B>,
+    pace: Arc<Pace>,
     metrics: &'static Metrics,
     slots: Arc<Semaphore>,
     limits: Limits,
     completions: Outbox,
     parked: Mutex<Parked>,
+    idle: Mutex<Vec<oneshot::Sender<Job<B>>>>,
 }
 
 impl<B: Backend> Server<B> {
@@ -128,13 +138,58 @@ impl<B: Backend> Server<B> {
         let slot = self.slots.clone().try_acquire_owned().ok();
         let overloaded = slot.is_none();
         self.show_in_flight();
-        let job =
-            Job { server: self.clone(), outbox: outbox.clone(), id: request.id, answer: Some(request.answer), slot };
+        let job = Job {
+            server: self.clone(),
+            outbox: outbox.clone(),
+            id: request.id,
+            deadline: request.deadline,
+            operation: Some(request.operation),
+            _caller: (request.answer == AnswerTo::Caller).then(|| self.pace.caller_waits()),
+            answer: Some(request.answer),
+            slot,
+        };
         if overloaded {
             count(&self.metrics.overloaded);
             return job.complete(Outcome::Unavailable(Unavailable::Overloaded));
         }
-        tokio::spawn(job.run(request.operation, request.deadline));
+        self.start(job);
+    }
+
+    /// Gives a job to a task that has none; only without one is a task made. A task is some kilobytes, so they are kept.
+    fn start(self: Arc<Self>, job: Job<B>) {
+        let idle = self.idle().pop();
+        let unwanted = match idle {
+            Some(task) => task.send(job).err(),
+            None => Some(job),
+        };
+        if let Some(job) = unwanted {
+            tokio::spawn(self.run_jobs(job));
+        }
+    }
+
+    async fn run_jobs(self: Arc<Self>, mut job: Job<B>) {
+        loop {
+            job.run().await;
+            let Some(next) = self.offer_this_task() else { return };
+            match next.await {
+                Ok(next) => job = next,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Where the next job of this task will come from; `None` when enough tasks wait already.
+    fn offer_this_task(&self) -> Option<oneshot::Receiver<Job<B>>> {
+        let mut idle = self.idle();
+        (idle.len() < MOST_IDLE_TASKS).then(|| {
+            let (sender, receiver) = oneshot::channel();
+            idle.push(sender);
+            receiver
+        })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<oneshot::Sender<Job<B>>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn drain(&self) -> usize {
@@ -161,21 +216,28 @@ struct Job<B: Backend> {
     server: Arc<Server<B>>,
     outbox: Outbox,
     id: u64,
+    deadline: Monotonic,
+    operation: Option<Operation>,
     answer: Option<AnswerTo>,
+    _caller: Option<WaitingCaller>,
     slot: Option<OwnedSemaphorePermit>,
 }
 
 impl<B: Backend> Job<B> {
-    async fn run(self, operation: Operation, deadline: Monotonic) {
-        if let Operation::Claim(id) = operation {
-            let claimed = self.server.parked().claim(id);
-            return self.complete(claimed.unwrap_or(Outcome::Unavailable(Unavailable::Failed)));
-        }
-        let Some(remaining) = deadline.remaining() else {
-            return self.complete(Outcome::Unavailable(Unavailable::Timeout));
+    async fn run(mut self) {
+        let outcome = match self.operation.take() {
+            Some(Operation::Claim(id)) => self.server.parked().claim(id),
+            Some(operation) => Some(self.perform(operation).await),
+            None => None,
         };
-        let performed = tokio::time::timeout(remaining, self.server.backend.perform(operation, deadline)).await;
-        self.complete(performed.unwrap_or(Outcome::Unavailable(Unavailable::Timeout)));
+        self.complete(outcome.unwrap_or(Outcome::Unavailable(Unavailable::Failed)));
+    }
+
+    async fn perform(&self, operation: Operation) -> Outcome {
+        let timeout = Outcome::Unavailable(Unavailable::Timeout);
+        let Some(remaining) = self.deadline.remaining() else { return timeout };
+        let performed = tokio::time::timeout(remaining, self.server.backend.perform(operation, self.deadline)).await;
+        performed.unwrap_or(timeout)
     }
 
     fn complete(mut self, outcome: Outcome) {
@@ -374,7 +436,7 @@ mod tests {
                 .enable_all()
                 .build()
                 .expect("a runtime")
-                .block_on(serve(links, limits, Arc::new(Scripted), metrics))
+                .block_on(serve(links, limits, Arc::new(Scripted), Arc::new(Pace::new(Duration::ZERO)), metrics))
                 .expect("served")
         });
         Running { near, completions, stop, server, metrics }
