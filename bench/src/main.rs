@@ -17,7 +17,7 @@ use lab::progress::{say, step};
 use lab::wait;
 
 use load::Sample;
-use peers::{Peer, Peers};
+use peers::{MemoryManager, Peer, Peers};
 use report::{Comparison, Measured};
 
 /// Measure this system and the stock peer in one run
@@ -32,6 +32,9 @@ struct Cli {
     /// Compare the costs at this rate, without a search for the highest rates and without a delay
     #[arg(long)]
     rate: Option<f64>,
+    /// Kamailio's memory manager, the same for all peers
+    #[arg(long, value_enum, default_value_t = MemoryManager::Tlsf)]
+    memory_manager: MemoryManager,
     /// Subscribers that register in turn
     #[arg(long, default_value_t = 10_000)]
     users: usize,
@@ -46,7 +49,8 @@ const SEARCH_SECONDS: u64 = 6;
 const FIRST_RATE: f64 = 1200.0;
 const FIRST_RATE_WITH_DELAY: f64 = 80.0;
 /// REGISTERs before anything is measured.
-const WARM_UP: u64 = 30_000;
+const WARM_UP: u64 = 80_000;
+const WARM_UP_RATE: f64 = 2000.0;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -72,7 +76,7 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Finds what each peer sustains, then measures all of them at the stock peer's rate, and each at its own, in turn.
 fn compare(cli: &Cli, delay: Duration, first_rate: f64) -> Result<Comparison> {
-    let peers = Peers::start(cli.users, !delay.is_zero())?;
+    let peers = Peers::start(cli.users, !delay.is_zero(), cli.memory_manager)?;
     let mut measured = Vec::new();
     for peer in peers.all() {
         peers.set_delay(Duration::ZERO);
@@ -89,7 +93,13 @@ fn compare(cli: &Cli, delay: Duration, first_rate: f64) -> Result<Comparison> {
             }
         }
     }
-    Ok(Comparison { delay_ms: delay.as_millis() as u64, common_rate: common, seconds: cli.seconds, peers: measured })
+    Ok(Comparison {
+        delay_ms: delay.as_millis() as u64,
+        common_rate: common,
+        memory_manager: cli.memory_manager,
+        seconds: cli.seconds,
+        peers: measured,
+    })
 }
 
 fn highest_rate(cli: &Cli, peers: &Peers, peer: &Peer, first: f64) -> Result<f64> {
@@ -106,7 +116,7 @@ fn highest_rate(cli: &Cli, peers: &Peers, peer: &Peer, first: f64) -> Result<f64
 /// has seen the work.
 fn warm_up(peer: &Peer, peers: &Peers) -> Result<()> {
     let calls = WARM_UP.max(peers.users().len() as u64);
-    load::run_calls(peer, peers.users(), FIRST_RATE, calls).map(drop)
+    load::run_calls(peer, peers.users(), WARM_UP_RATE, calls).map(drop)
 }
 
 fn measure(cli: &Cli, peers: &Peers, peer: &Peer, round: usize, rate: f64) -> Result<Sample> {

@@ -6,18 +6,46 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use lab::cassandra::{self, Cassandra};
 use lab::kamailio::{Config, Kamailio};
 use lab::mariadb::{self, MariaDb};
 use lab::progress::step;
 use lab::relay::DelayRelay;
 use lab::{cpu, net, wait, workspace};
+use serde::Serialize;
 
 pub(crate) const DOMAIN: &str = "example.com";
 /// SIP workers of every Kamailio.
 pub(crate) const WORKERS: u32 = 4;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Kamailio's memory managers, for private and for shared memory (its options `-X` and `-x`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MemoryManager {
+    /// What Kamailio takes when it is not told: it searches long for each block.
+    Qm,
+    /// Fast, joins free blocks only when it must.
+    Fm,
+    /// Fast, joins free blocks at once.
+    Tlsf,
+}
+
+impl MemoryManager {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Qm => "qm",
+            Self::Fm => "fm",
+            Self::Tlsf => "tlsf",
+        }
+    }
+
+    fn args(self) -> Vec<String> {
+        ["-X", self.name(), "-x", self.name()].map(str::to_owned).to_vec()
+    }
+}
 
 /// One Kamailio with the database that it uses.
 #[derive(Debug)]
@@ -41,17 +69,24 @@ pub(crate) struct CpuUsed {
 }
 
 impl Peer {
-    fn start(name: &'static str, cfg: &str, database: u32, define: (&str, &str)) -> Result<Self> {
+    fn start(
+        name: &'static str,
+        cfg: &str,
+        database: u32,
+        define: (&str, &str),
+        memory: MemoryManager,
+    ) -> Result<Self> {
         let path = workspace().root().join("bench/cfg").join(cfg);
         let mut config = Config::new(path).define_str(define.0, define.1);
         config.workers = WORKERS;
         config.shm_mb = 256;
+        config.args = memory.args();
         let kamailio = step(format!("Kamailio, {name}"), || Kamailio::start(config))?;
         Ok(Self { name, kamailio, io_process: None, database })
     }
 
-    fn ours(name: &'static str, cfg: &str, cassandra: &Cassandra) -> Result<Self> {
-        let mut peer = Self::start(name, cfg, cassandra.pid(), ("CONTACT_POINTS", &cassandra.contact_point()))?;
+    fn ours(name: &'static str, cfg: &str, cassandra: &Cassandra, memory: MemoryManager) -> Result<Self> {
+        let mut peer = Self::start(name, cfg, cassandra.pid(), ("CONTACT_POINTS", &cassandra.contact_point()), memory)?;
         peer.io_process = Some(peer.kamailio.find_process("Cassandra I/O")?.pid);
         wait::until("a Cassandra session", START_LIMIT, || {
             let status = peer.kamailio.rpc("cassandra.status", serde_json::json!([]));
@@ -100,7 +135,7 @@ pub(crate) type Subscriber = (String, String, String);
 
 impl Peers {
     /// Starts the databases, `distant` ones behind a relay, provisions `users` subscribers in both, starts the Kamailios.
-    pub(crate) fn start(users: usize, distant: bool) -> Result<Self> {
+    pub(crate) fn start(users: usize, distant: bool, memory: MemoryManager) -> Result<Self> {
         let users: Vec<Subscriber> =
             (0..users).map(|n| (format!("user{n}"), DOMAIN.to_owned(), format!("password{n}"))).collect();
         Cassandra::install()?;
@@ -112,9 +147,9 @@ impl Peers {
         })?;
         let (url, mariadb_relay) = mariadb_url(&mariadb, distant)?;
         Ok(Self {
-            stock: Peer::start("stock auth_db + usrloc", "stock.cfg", mariadb.pid(), ("DB_URL", &url))?,
-            plain: Peer::ours("cassandra, plain", "plain.cfg", &cassandra)?,
-            asynchronous: Peer::ours("cassandra, async", "async.cfg", &cassandra)?,
+            stock: Peer::start("stock auth_db + usrloc", "stock.cfg", mariadb.pid(), ("DB_URL", &url), memory)?,
+            plain: Peer::ours("cassandra, plain", "plain.cfg", &cassandra, memory)?,
+            asynchronous: Peer::ours("cassandra, async", "async.cfg", &cassandra, memory)?,
             _mariadb: mariadb,
             _cassandra: cassandra,
             relays: cassandra_relay.into_iter().chain(mariadb_relay).collect(),

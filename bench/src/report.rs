@@ -9,7 +9,7 @@ use lab::workspace;
 use serde::Serialize;
 
 use crate::load::Sample;
-use crate::peers::{Peer, WORKERS};
+use crate::peers::{MemoryManager, Peer, WORKERS};
 
 /// All peers, measured with the same distance to their databases.
 #[derive(Debug, Serialize)]
@@ -18,6 +18,8 @@ pub(crate) struct Comparison {
     pub(crate) delay_ms: u64,
     /// REGISTERs a second at which the costs are compared: the stock peer's highest rate.
     pub(crate) common_rate: f64,
+    /// Kamailio's memory manager.
+    pub(crate) memory_manager: MemoryManager,
     /// Length of a measured run.
     pub(crate) seconds: u64,
     /// The stock peer first.
@@ -77,8 +79,9 @@ pub(crate) fn show(comparison: &Comparison) {
         ]);
     }
     println!(
-        "\nchallenged REGISTER, {WORKERS} SIP workers, {} ms added to every database answer; costs of one REGISTER at {:.0}/s, \
-         medians of {}; in brackets: to the stock peer's",
+        "\nchallenged REGISTER, {WORKERS} SIP workers, memory manager {}, {} ms added to every database answer; costs of one \
+         REGISTER at {:.0}/s, medians of {}; in brackets: to the stock peer's",
+        comparison.memory_manager.name(),
         comparison.delay_ms,
         comparison.common_rate,
         stock.at_common_rate.len()
