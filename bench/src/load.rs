@@ -19,6 +19,7 @@ const SIPP_OVERHEAD: f64 = 1.0;
 /// Steps of the search for the highest rate.
 const GROWTH: f64 = 1.35;
 const REFINEMENTS: usize = 3;
+const CONFIRM_STEP: f64 = 0.93;
 
 /// One run of REGISTERs, each challenged and answered with credentials.
 #[derive(Clone, Debug, Serialize)]
@@ -91,9 +92,21 @@ fn sustained(report: &Report, planned: f64) -> bool {
     report.check().is_ok() && in_time && few_again
 }
 
-/// The highest rate that a peer sustains: grows until it does not, then halves the gap a few times.
-pub(crate) fn highest_rate(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64) -> Result<f64> {
-    let mut good = lowest_good(peer, users, first, seconds)?;
+/// The highest rate that a peer sustains for `confirm_seconds`: grows until it does not for `seconds`, halves the gap a few
+/// times, then steps down to what also holds in the longer run.
+pub(crate) fn highest_rate(
+    peer: &Peer,
+    users: &[Subscriber],
+    first: f64,
+    seconds: u64,
+    confirm_seconds: u64,
+) -> Result<f64> {
+    let rate = search(peer, users, first, seconds)?;
+    lowest_good(peer, users, rate, confirm_seconds, CONFIRM_STEP)
+}
+
+fn search(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64) -> Result<f64> {
+    let mut good = lowest_good(peer, users, first, seconds, 0.5)?;
     let mut bad = good * GROWTH;
     while holds(peer, users, bad, seconds)? {
         good = bad;
@@ -106,10 +119,11 @@ pub(crate) fn highest_rate(peer: &Peer, users: &[Subscriber], first: f64, second
     Ok(good.floor())
 }
 
-fn lowest_good(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64) -> Result<f64> {
+/// `first`, or that many steps below it, each of which multiplies by `step`, as it needs to be sustained.
+fn lowest_good(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64, step: f64) -> Result<f64> {
     let mut rate = first;
     while !holds(peer, users, rate, seconds)? {
-        rate /= 2.0;
+        rate = (rate * step).floor();
         ensure!(rate >= 1.0, "{} does not sustain one REGISTER a second\n{}", peer.name(), peer.log());
     }
     Ok(rate)

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use lab::kamailio::MemoryManager;
 use lab::progress::{say, step};
 use lab::wait;
 
 use load::Sample;
-use peers::{MemoryManager, Peer, Peers};
+use peers::{Peer, Peers};
 use report::{Comparison, Measured};
 
 /// Measure this system and the stock peer in one run
@@ -107,7 +108,7 @@ fn highest_rate(cli: &Cli, peers: &Peers, peer: &Peer, first: f64) -> Result<f64
         return Ok(rate);
     }
     let what = format!("{}: the highest rate it sustains", peer.name());
-    let rate = step(what, || load::highest_rate(peer, peers.users(), first, SEARCH_SECONDS))?;
+    let rate = step(what, || load::highest_rate(peer, peers.users(), first, SEARCH_SECONDS, cli.seconds))?;
     say(format!("{} sustains {rate:.0} REGISTERs a second", peer.name()));
     Ok(rate)
 }

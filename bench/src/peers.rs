@@ -6,46 +6,18 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use lab::cassandra::{self, Cassandra};
-use lab::kamailio::{Config, Kamailio};
+use lab::kamailio::{Config, Kamailio, MemoryManager};
 use lab::mariadb::{self, MariaDb};
 use lab::progress::step;
 use lab::relay::DelayRelay;
 use lab::{cpu, net, wait, workspace};
-use serde::Serialize;
 
 pub(crate) const DOMAIN: &str = "example.com";
 /// SIP workers of every Kamailio.
 pub(crate) const WORKERS: u32 = 4;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
-
-/// Kamailio's memory managers, for private and for shared memory (its options `-X` and `-x`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum MemoryManager {
-    /// What Kamailio takes when it is not told: it searches long for each block.
-    Qm,
-    /// Fast, joins free blocks only when it must.
-    Fm,
-    /// Fast, joins free blocks at once.
-    Tlsf,
-}
-
-impl MemoryManager {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Qm => "qm",
-            Self::Fm => "fm",
-            Self::Tlsf => "tlsf",
-        }
-    }
-
-    fn args(self) -> Vec<String> {
-        ["-X", self.name(), "-x", self.name()].map(str::to_owned).to_vec()
-    }
-}
 
 /// One Kamailio with the database that it uses.
 #[derive(Debug)]
@@ -80,7 +52,7 @@ impl Peer {
         let mut config = Config::new(path).define_str(define.0, define.1);
         config.workers = WORKERS;
         config.shm_mb = 256;
-        config.args = memory.args();
+        config.memory_manager = memory;
         let kamailio = step(format!("Kamailio, {name}"), || Kamailio::start(config))?;
         Ok(Self { name, kamailio, io_process: None, database })
     }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use lab::kamailio::MemoryManager;
 use lab::workspace;
 use serde::Serialize;
 
 use crate::load::Sample;
-use crate::peers::{MemoryManager, Peer, WORKERS};
+use crate::peers::{Peer, WORKERS};
 
 /// All peers, measured with the same distance to their databases.
 #[derive(Debug, Serialize)]

@@ -136,15 +136,15 @@ impl Decision {
     /// All bindings current after the write, best first, for the 200's Contact header. `existing` and `now` are those that
     /// were decided over.
     pub fn current<'d>(&'d self, existing: &'d [Binding], now: Timestamp) -> Vec<&'d Binding> {
-        current(existing, &self.writes, now)
+        let mut current: Vec<&Binding> = current(existing, &self.writes, now).collect();
+        sort_by_preference(&mut current);
+        current
     }
 }
 
-fn current<'d>(existing: &'d [Binding], writes: &'d [Binding], now: Timestamp) -> Vec<&'d Binding> {
+fn current<'d>(existing: &'d [Binding], writes: &'d [Binding], now: Timestamp) -> impl Iterator<Item = &'d Binding> {
     let untouched = existing.iter().filter(|binding| writes.iter().all(|write| write.key != binding.key));
-    let mut current: Vec<&Binding> = untouched.chain(writes).filter(|binding| is_current(binding, now)).collect();
-    sort_by_preference(&mut current);
-    current
+    untouched.chain(writes).filter(move |binding| is_current(binding, now))
 }
 
 /// A REGISTER that is refused: nothing is written.
@@ -356,7 +356,7 @@ impl Change<'_> {
     /// More bindings than allowed are refused, unless the REGISTER adds none (stock: 503, script code -2).
     fn check_count(&self) -> Result<(), Rejection> {
         let limit = self.policy.max_contacts as usize;
-        if limit == 0 || self.inserted == 0 || current(self.existing, &self.writes, self.now).len() <= limit {
+        if limit == 0 || self.inserted == 0 || current(self.existing, &self.writes, self.now).count() <= limit {
             return Ok(());
         }
         let retry_after =

@@ -15,7 +15,7 @@ pub use demo::demo;
 pub use up::{down, up};
 
 use crate::cassandra::{self, Cassandra};
-use crate::kamailio::{Config, Kamailio};
+use crate::kamailio::{Config, Kamailio, MemoryManager};
 use crate::progress::step;
 use crate::{net, workspace};
 
@@ -151,7 +151,7 @@ fn kamailio_config(plan: &Plan, settings: &[(String, String)]) -> Config {
     // A REGISTER keeps 27 kB for the five seconds in which it may be sent again: enough for 3,000 a second.
     config.shm_mb = 512;
     // Kamailio's default searches long for each block of memory (docs/module.md).
-    config.args = ["-X", "tlsf", "-x", "tlsf"].map(str::to_owned).to_vec();
+    config.memory_manager = MemoryManager::Tlsf;
     config.dir = plan.dir.as_ref().map(|dir| dir.join("kamailio"));
     config.outlive_us = plan.outlive_us;
     config

@@ -59,6 +59,30 @@ impl From<PathBuf> for Cfg {
     }
 }
 
+/// Kamailio's memory managers (its options `-X` and `-x`; `docs/module.md`, "Memory").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryManager {
+    /// What Kamailio takes when it is not told: it searches long for each block.
+    #[default]
+    Qm,
+    /// Fast, joins free blocks only when it must.
+    Fm,
+    /// Fast, joins free blocks at once.
+    Tlsf,
+}
+
+impl MemoryManager {
+    /// Kamailio's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qm => "qm",
+            Self::Fm => "fm",
+            Self::Tlsf => "tlsf",
+        }
+    }
+}
+
 /// How a Kamailio is to be started; see [`Config::new`].
 ///
 /// The script must load `jsonrpcs.so` for [`Kamailio::rpc`], with its Unix datagram socket where it is by default, and `kex.so`
@@ -84,10 +108,10 @@ pub struct Config {
     pub shm_mb: u32,
     /// Private memory of each process in MB.
     pub pkg_mb: u32,
+    /// For shared and private memory.
+    pub memory_manager: MemoryManager,
     /// Where `cassandra.so` is; searched after the stock modules.
     pub module_dir: Option<PathBuf>,
-    /// More command-line arguments.
-    pub args: Vec<String>,
     /// Its directory; `None`: a fresh one, removed at the end.
     pub dir: Option<PathBuf>,
     /// It goes on without us once [`Kamailio::detach`] was called.
@@ -108,8 +132,8 @@ impl Config {
             workers: 4,
             shm_mb: 64,
             pkg_mb: 8,
+            memory_manager: MemoryManager::default(),
             module_dir: our_module_dir(),
-            args: Vec::new(),
             dir: None,
             outlive_us: false,
         }
@@ -376,7 +400,7 @@ fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
         .args(["-l", &format!("udp:{listen}")])
         .arg("-L")
         .arg(module_path(config)?)
-        .args(&config.args)
+        .args(["-X", config.memory_manager.name(), "-x", config.memory_manager.name()])
         .dir(dir.path())
         .on_our_death(if config.outlive_us {
             OnOurDeath::Outlive
