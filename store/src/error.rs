@@ -61,6 +61,9 @@ pub enum ConnectError {
         /// Why not.
         reason: String,
     },
+    /// The system has no random numbers for a secret.
+    #[error("the system gives no random numbers for the cluster's secrets: {0}")]
+    NoRandomness(String),
     /// A statement failed while connecting.
     #[error("Cassandra refuses a statement: {0}")]
     Statement(String),

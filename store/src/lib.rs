@@ -11,6 +11,7 @@ mod error;
 mod location;
 mod refusal;
 pub mod schema;
+mod secret;
 mod session;
 mod subscriber;
 mod timestamp;

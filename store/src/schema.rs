@@ -8,6 +8,7 @@ use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use scylla::policies::load_balancing::{LoadBalancingPolicy, NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
 use scylla::statement::unprepared::Statement;
 
 use crate::location::GRACE;
@@ -15,7 +16,7 @@ use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
 
 /// The schema version that this binary writes.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// The row of `schema_version` that holds it.
 const COMPONENT: &str = "sip";
@@ -27,42 +28,55 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub type Replication = Vec<(String, usize)>;
 
 /// The steps to [`VERSION`]; `{ks}` is the keyspace.
-const STEPS: [(i32, &[&str]); 1] = [(
-    1,
-    &[
-        "CREATE TABLE IF NOT EXISTS {ks}.subscriber (domain text, username text, account_id text, enabled boolean, ha1 text, \
-         ha1_sha256 text, max_contacts int, max_calls int, attrs frozen<map<text, text>>, updated_at timestamp, \
-         PRIMARY KEY ((domain, username))) WITH compaction = {'class': 'LeveledCompactionStrategy'}",
-        "CREATE TABLE IF NOT EXISTS {ks}.subscriber_by_account (account_id text, domain text, username text, \
-         PRIMARY KEY ((account_id), domain, username))",
-        "CREATE TABLE IF NOT EXISTS {ks}.alias (domain text, alias text, target_domain text, target_username text, \
-         PRIMARY KEY ((domain, alias)))",
-        "CREATE TABLE IF NOT EXISTS {ks}.domain (domain text PRIMARY KEY, account_id text, enabled boolean)",
-        "CREATE TABLE IF NOT EXISTS {ks}.location (domain text, username text, binding text, contact text, received text, \
-         path text, q smallint, expires_at timestamp, state tinyint, call_id text, cseq bigint, user_agent text, methods int, \
-         cflags int, instance text, reg_id int, ruid text, socket text, dc text, edge text, registrar text, \
-         registered_at timestamp, fmt tinyint, PRIMARY KEY ((domain, username), binding)) \
-         WITH compaction = {'class': 'LeveledCompactionStrategy'} AND gc_grace_seconds = 10800 AND speculative_retry = '95p'",
-        "CREATE TABLE IF NOT EXISTS {ks}.call_event (call_id text, event_id timeuuid, dc text, node text, role text, \
-         event text, from_uri text, to_uri text, r_uri text, code int, reason text, src text, dst text, detail text, \
-         PRIMARY KEY ((call_id), event_id)) WITH default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
-         AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
-        "CREATE TABLE IF NOT EXISTS {ks}.call_by_subscriber (domain text, username text, month int, started_at timestamp, \
-         call_id text, direction text, peer text, code int, duration_ms bigint, node text, \
-         PRIMARY KEY ((domain, username, month), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC) \
-         AND default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
-         AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
-        "CREATE TABLE IF NOT EXISTS {ks}.call_by_account (account_id text, day date, bucket tinyint, started_at timestamp, \
-         call_id text, caller text, callee text, code int, duration_ms bigint, \
-         PRIMARY KEY ((account_id, day, bucket), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC) \
-         AND default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
-         AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
-        "CREATE TABLE IF NOT EXISTS {ks}.active_call (shard smallint, call_id text, dc text, node text, media text, \
-         account_id text, caller text, callee text, state text, started_at timestamp, answered_at timestamp, \
-         updated_at timestamp, PRIMARY KEY ((shard), call_id)) WITH default_time_to_live = 180 AND gc_grace_seconds = 600 \
-         AND compaction = {'class': 'LeveledCompactionStrategy'}",
-    ],
-)];
+const STEPS: [(i32, &[&str]); 2] = [(1, STEP_1), (2, STEP_2)];
+
+/// Subscribers, locations, calls.
+const STEP_1: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS {ks}.subscriber (domain text, username text, account_id text, enabled boolean, ha1 text, \
+     ha1_sha256 text, max_contacts int, max_calls int, attrs frozen<map<text, text>>, updated_at timestamp, \
+     PRIMARY KEY ((domain, username))) WITH compaction = {'class': 'LeveledCompactionStrategy'}",
+    "CREATE TABLE IF NOT EXISTS {ks}.subscriber_by_account (account_id text, domain text, username text, \
+     PRIMARY KEY ((account_id), domain, username))",
+    "CREATE TABLE IF NOT EXISTS {ks}.alias (domain text, alias text, target_domain text, target_username text, \
+     PRIMARY KEY ((domain, alias)))",
+    "CREATE TABLE IF NOT EXISTS {ks}.domain (domain text PRIMARY KEY, account_id text, enabled boolean)",
+    "CREATE TABLE IF NOT EXISTS {ks}.location (domain text, username text, binding text, contact text, received text, \
+     path text, q smallint, expires_at timestamp, state tinyint, call_id text, cseq bigint, user_agent text, methods int, \
+     cflags int, instance text, reg_id int, ruid text, socket text, dc text, edge text, registrar text, \
+     registered_at timestamp, fmt tinyint, PRIMARY KEY ((domain, username), binding)) \
+     WITH compaction = {'class': 'LeveledCompactionStrategy'} AND gc_grace_seconds = 10800 AND speculative_retry = '95p'",
+    "CREATE TABLE IF NOT EXISTS {ks}.call_event (call_id text, event_id timeuuid, dc text, node text, role text, \
+     event text, from_uri text, to_uri text, r_uri text, code int, reason text, src text, dst text, detail text, \
+     PRIMARY KEY ((call_id), event_id)) WITH default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
+     AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+    "CREATE TABLE IF NOT EXISTS {ks}.call_by_subscriber (domain text, username text, month int, started_at timestamp, \
+     call_id text, direction text, peer text, code int, duration_ms bigint, node text, \
+     PRIMARY KEY ((domain, username, month), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC) \
+     AND default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
+     AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+    "CREATE TABLE IF NOT EXISTS {ks}.call_by_account (account_id text, day date, bucket tinyint, started_at timestamp, \
+     call_id text, caller text, callee text, code int, duration_ms bigint, \
+     PRIMARY KEY ((account_id, day, bucket), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC) \
+     AND default_time_to_live = 2592000 AND gc_grace_seconds = 10800 \
+     AND compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+    "CREATE TABLE IF NOT EXISTS {ks}.active_call (shard smallint, call_id text, dc text, node text, media text, \
+     account_id text, caller text, callee text, state text, started_at timestamp, answered_at timestamp, \
+     updated_at timestamp, PRIMARY KEY ((shard), call_id)) WITH default_time_to_live = 180 AND gc_grace_seconds = 600 \
+     AND compaction = {'class': 'LeveledCompactionStrategy'}",
+];
+
+/// An HA1 per algorithm and form of the user name; what a binding is ordered by and carries; secrets that all nodes share.
+const STEP_2: &[&str] = &[
+    "ALTER TABLE {ks}.subscriber ADD IF NOT EXISTS (ha1_sha512_256 text, ha1b text, ha1b_sha256 text, ha1b_sha512_256 text)",
+    "ALTER TABLE {ks}.location ADD IF NOT EXISTS (bound_at timestamp, attrs frozen<map<text, text>>)",
+    "CREATE TABLE IF NOT EXISTS {ks}.cluster_secret (name text PRIMARY KEY, value blob)",
+];
+
+/// The secrets of table `cluster_secret`.
+const SECRETS: [&str; 1] = ["gruu"];
+
+/// Their length in bytes.
+const SECRET_LENGTH: usize = 32;
 
 /// Brings the keyspace to [`VERSION`]: creates what is missing, changes nothing that is there. `replication` defaults to up
 /// to three replicas in every data centre. `progress` is told each step.
@@ -91,6 +105,9 @@ pub async fn apply(
         }
         applier.record_version(keyspace, *version).await?;
     }
+    for name in SECRETS {
+        applier.make_secret(keyspace, name).await?;
+    }
     progress(&format!("schema version {}", read_version(&session, keyspace).await?));
     Ok(())
 }
@@ -118,13 +135,25 @@ impl<'s> Applier<'s> {
     /// Runs one statement and waits until all nodes agree on the schema, also when it found nothing to do: another applier's
     /// change may be on its way to them.
     async fn run(&self, statement: String) -> Result<(), ConnectError> {
+        self.run_with(statement, ()).await
+    }
+
+    async fn run_with(&self, statement: String, values: impl SerializeRow) -> Result<(), ConnectError> {
         let mut statement = Statement::new(statement);
         statement.set_load_balancing_policy(self.coordinator.clone());
-        self.session.query_unpaged(statement, ()).await?;
+        self.session.query_unpaged(statement, values).await?;
         match self.session.await_schema_agreement().await {
             Ok(_) => Ok(()),
             Err(error) => Err(ConnectError::Statement(error.to_string())),
         }
+    }
+
+    /// A secret is made once and never changed.
+    async fn make_secret(&self, keyspace: &str, name: &str) -> Result<(), ConnectError> {
+        let mut value = vec![0; SECRET_LENGTH];
+        getrandom::fill(&mut value).map_err(|error| ConnectError::NoRandomness(error.to_string()))?;
+        let insert = format!("INSERT INTO {keyspace}.cluster_secret (name, value) VALUES (?, ?) IF NOT EXISTS");
+        self.run_with(insert, (name, value)).await
     }
 
     /// The version only ever grows.
@@ -265,11 +294,12 @@ mod tests {
     #[test]
     fn the_steps_end_at_the_version_and_are_idempotent() {
         assert_eq!(STEPS.last().map(|(version, _)| *version), Some(VERSION));
-        assert!(
-            STEPS
-                .iter()
-                .flat_map(|(_, statements)| *statements)
-                .all(|statement| statement.contains("IF NOT EXISTS {ks}."))
-        );
+        let statements = STEPS.iter().flat_map(|(_, statements)| *statements);
+        for statement in statements {
+            assert!(
+                ["TABLE IF NOT EXISTS {ks}.", " ADD IF NOT EXISTS ("].iter().any(|safe| statement.contains(safe)),
+                "{statement}"
+            );
+        }
     }
 }

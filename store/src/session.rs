@@ -34,7 +34,7 @@ pub(crate) struct Inner {
     pub(crate) read_bindings: PreparedStatement,
     pub(crate) write_binding: PreparedStatement,
     ping: PreparedStatement,
-    keyspace: String,
+    pub(crate) keyspace: String,
     one_replica: ExecutionProfileHandle,
 }
 

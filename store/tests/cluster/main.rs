@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         &[
             ("two_appliers_on_two_nodes_at_once_both_succeed", schemas::at_once),
             ("applying_again_changes_nothing", schemas::again),
+            ("an_installation_at_version_1_is_upgraded_by_two_at_once_and_goes_on_working", schemas::upgrade),
             ("a_step_waits_until_all_nodes_agree_on_the_one_before", schemas::agreement),
             ("an_older_a_missing_and_a_newer_schema_are_told_in_a_sentence", schemas::versions),
             ("what_the_cluster_lacks_is_told_in_a_sentence", schemas::lacking),

@@ -5,27 +5,30 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use domain::digest::{Algorithm, Ha1};
 use lab::wait;
 use scylla::client::session::Session;
 use scylla_proxy::{
     Condition, Reaction, RequestOpcode, RequestReaction, RequestRule, ResponseFrame, ResponseOpcode, ResponseReaction,
     ResponseRule,
 };
+use store::admin::{Admin, Profile};
 use store::{ConnectError, Store, StoreConfig, schema};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::field::{Field, Visit};
 
-use crate::common::{refusal, round_trip, sentence, session};
-use crate::site::{KEYSPACE, REMOTE, Site};
+use crate::common::{aor, refusal, round_trip, sentence, session};
+use crate::site::{KEYSPACE, REMOTE, Site, apply_at_once};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "active_call",
     "alias",
     "call_by_account",
     "call_by_subscriber",
     "call_event",
+    "cluster_secret",
     "domain",
     "location",
     "schema_version",
@@ -71,6 +74,55 @@ pub(crate) fn again(site: &Site) -> Result<()> {
         let after = (tables(&session).await?, applied_at(&session).await?);
         ensure!(before == after, "{before:?}\n{after:?}");
         Ok(())
+    })
+}
+
+/// The tables of version 1 that version 2 changes.
+const VERSION_1: [&str; 4] = [
+    "CREATE KEYSPACE old WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 2, 'dc2': 1}",
+    "CREATE TABLE old.schema_version (component text PRIMARY KEY, version int, applied_at timestamp)",
+    "CREATE TABLE old.subscriber (domain text, username text, account_id text, enabled boolean, ha1 text, ha1_sha256 text, \
+     max_contacts int, max_calls int, attrs frozen<map<text, text>>, updated_at timestamp, PRIMARY KEY ((domain, username)))",
+    "CREATE TABLE old.location (domain text, username text, binding text, contact text, received text, path text, \
+     q smallint, expires_at timestamp, state tinyint, call_id text, cseq bigint, user_agent text, methods int, cflags int, \
+     instance text, reg_id int, ruid text, socket text, dc text, edge text, registrar text, registered_at timestamp, \
+     fmt tinyint, PRIMARY KEY ((domain, username), binding)) WITH gc_grace_seconds = 10800",
+];
+
+pub(crate) fn upgrade(site: &Site) -> Result<()> {
+    let in_old = |node| StoreConfig { keyspace: "old".to_owned(), ..site.config(node) };
+    site.runtime.block_on(async {
+        let session = session(&site.config(0)).await?;
+        for cql in VERSION_1 {
+            session.query_unpaged(cql, ()).await?;
+        }
+        let ha1 = Ha1::compute(Algorithm::Md5, "alice", "example.com", "secret");
+        for (cql, values) in [
+            ("INSERT INTO old.schema_version (component, version) VALUES ('sip', 1)", vec![]),
+            (
+                "INSERT INTO old.subscriber (domain, username, enabled, ha1) VALUES ('example.com', 'alice', true, ?)",
+                vec![ha1.as_hex()],
+            ),
+        ] {
+            session.query_unpaged(cql, values).await?;
+        }
+        ensure!(refusal(&in_old(0)).await?.contains("has schema version 1 but 2 is needed"));
+
+        for result in apply_at_once(&in_old(0), &in_old(REMOTE)).await {
+            result.with_context(|| site.logs())?;
+        }
+        let store = Store::connect(&in_old(0)).await?;
+        let secret = store.cluster_secret("gruu").await?.context("no secret")?;
+        schema::apply(&in_old(0), None, |_| {}).await?;
+        ensure!(secret.len() == 32 && store.cluster_secret("gruu").await?.as_ref() == Some(&secret), "another secret");
+        ensure!(store.cluster_secret("another").await?.is_none());
+
+        let alice = store.credentials(&aor("alice")).await?.context("alice is gone")?;
+        ensure!(alice.enabled && alice.ha1 == Some(ha1), "{alice:?}");
+        let admin = Admin::connect(&in_old(0)).await?;
+        ensure!(admin.add_subscriber(&aor("bob"), "secret", &Profile::default()).await?, "bob is not new");
+        ensure!(admin.set_password(&aor("alice"), "another").await?, "alice is not there");
+        round_trip(&store, "alice").await
     })
 }
 
@@ -138,8 +190,8 @@ fn another_version(mut frame: ResponseFrame) -> ResponseFrame {
 
 pub(crate) fn versions(site: &Site) -> Result<()> {
     let config = site.config(0);
-    let too_old = "keyspace 'sip' has schema version 0 but 1 is needed: run 'sipctl schema apply'";
-    let newer = "schema version 2 is newer than this module's 1: reading what is known, writing the old format";
+    let too_old = "keyspace 'sip' has schema version 0 but 2 is needed: run 'sipctl schema apply'";
+    let newer = "schema version 3 is newer than this module's 2: reading what is known, writing the old format";
     site.runtime.block_on(async {
         let session = session(&config).await?;
         let run = async |cql: &str| session.query_unpaged(cql, ()).await.map(drop);
@@ -151,11 +203,11 @@ pub(crate) fn versions(site: &Site) -> Result<()> {
         run("UPDATE sip.schema_version SET version = 0 WHERE component = 'sip'").await?;
         ensure!(refusal(&config).await? == too_old);
 
-        run("UPDATE sip.schema_version SET version = 2 WHERE component = 'sip'").await?;
+        run("UPDATE sip.schema_version SET version = 3 WHERE component = 'sip'").await?;
         schema::apply(&config, None, |_| {}).await?;
-        ensure!(schema::version(&config).await? == 2, "a newer version is lowered");
+        ensure!(schema::version(&config).await? == 3, "a newer version is lowered");
         let warned = warnings_of(Store::connect(&config)).await?;
-        run("UPDATE sip.schema_version SET version = 1 WHERE component = 'sip'").await?;
+        run("UPDATE sip.schema_version SET version = 2 WHERE component = 'sip'").await?;
         ensure!(warned == [newer], "{warned:?}");
         Ok(())
     })

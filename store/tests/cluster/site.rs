@@ -111,7 +111,7 @@ fn config(node: &Cassandra) -> StoreConfig {
     common::config(node.contact_point(), KEYSPACE)
 }
 
-async fn apply_at_once(one: &StoreConfig, other: &StoreConfig) -> [Result<(), ConnectError>; 2] {
+pub(crate) async fn apply_at_once(one: &StoreConfig, other: &StoreConfig) -> [Result<(), ConnectError>; 2] {
     tokio::join!(schema::apply(one, None, |_| {}), schema::apply(other, None, |_| {})).into()
 }
 
