@@ -2,30 +2,32 @@
 
 use bridge::metrics::get;
 
-use crate::host::rpc::Reply;
+use crate::host::rpc::{Call, Fault, Structure};
 use crate::host::stats::statistic;
 use crate::host::{shared, sys};
 use crate::lifecycle;
 
 /// `cassandra.status`: the session, the breaker, the queues.
-pub(crate) fn status(reply: &Reply<'_>) {
-    let (Some(metrics), Some(module)) = (shared::metrics(), lifecycle::module()) else { return };
+pub(crate) fn status(_: &Call<'_>) -> Result<Structure, Fault> {
+    let (Some(metrics), Some(module)) = (shared::metrics(), lifecycle::module()) else {
+        return Err(Fault::new(503, "the module has not started yet: try again"));
+    };
     let store = &module.config.service.store;
-    reply.text(c"contact_points", &store.contact_points.join(","));
-    reply.text(c"keyspace", &store.keyspace);
-    reply.text(c"local_dc", &store.local_dc);
-    reply.number(c"connected", get(&metrics.connected));
-    reply.text(
-        c"breaker",
-        ["closed", "open", "half-open"].get(get(&metrics.breaker_state) as usize).unwrap_or(&"unknown"),
-    );
-    reply.number(c"breaker_opened", get(&metrics.breaker_opened));
-    reply.number(c"in_flight", get(&metrics.in_flight));
-    reply.number(c"max_in_flight", module.config.limits.in_flight as u64);
-    reply.number(c"requests", get(&metrics.requests));
-    reply.number(c"unavailable", get(&metrics.unavailable));
-    reply.number(c"timeouts", get(&metrics.timeouts));
-    reply.number(c"panics", get(&metrics.panics));
+    let breaker = ["closed", "open", "half-open"].get(get(&metrics.breaker_state) as usize).unwrap_or(&"unknown");
+    Ok(vec![
+        (c"contact_points", store.contact_points.join(",").into()),
+        (c"keyspace", store.keyspace.as_str().into()),
+        (c"local_dc", store.local_dc.as_str().into()),
+        (c"connected", get(&metrics.connected).into()),
+        (c"breaker", (*breaker).into()),
+        (c"breaker_opened", get(&metrics.breaker_opened).into()),
+        (c"in_flight", get(&metrics.in_flight).into()),
+        (c"max_in_flight", (module.config.limits.in_flight as u64).into()),
+        (c"requests", get(&metrics.requests).into()),
+        (c"unavailable", get(&metrics.unavailable).into()),
+        (c"timeouts", get(&metrics.timeouts).into()),
+        (c"panics", get(&metrics.panics).into()),
+    ])
 }
 
 /// The statistics group `cassandra`.
