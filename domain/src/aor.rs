@@ -45,6 +45,9 @@ impl Aor {
         if username.chars().any(char::is_control) {
             return refuse("the user part holds a control character");
         }
+        if username.contains(char::REPLACEMENT_CHARACTER) {
+            return refuse("the user part is not UTF-8");
+        }
         if domain.chars().any(|c| c.is_control() || c.is_whitespace() || c == '@') {
             return refuse("the domain holds a character that no domain has");
         }
@@ -61,6 +64,19 @@ impl Aor {
         let parsed = SipUri::parse(uri).map_err(|_| refuse("it is no SIP URI"))?;
         let user = parsed.user.ok_or_else(|| refuse("the user part is empty"))?;
         Self::new(&unescape(&user), &parsed.host)
+    }
+
+    /// The same with the user part in lower case, for a registrar that does not tell cases apart (`case_sensitive=0`).
+    pub fn in_lower_case(self) -> Self {
+        Self { username: self.username.to_lowercase(), domain: self.domain }
+    }
+
+    /// The same in the domain without `prefix`, if that leaves a domain (`realm_prefix`).
+    pub fn without_domain_prefix(self, prefix: &str) -> Self {
+        match self.domain.strip_prefix(prefix) {
+            Some(rest) if !rest.is_empty() => Self { domain: rest.to_owned(), ..self },
+            _ => self,
+        }
     }
 
     /// The user part.
@@ -126,11 +142,18 @@ mod tests {
     #[test]
     fn what_names_nobody_is_refused_with_a_sentence() {
         for text in
-            ["", "alice", "@example.com", "alice@", "sip:example.com", "tel:+15551234", "a@b c", "a\u{7}@b", "a@b@"]
+            ["", "alice", "@example.com", "alice@", "sip:example.com", "tel:+1555", "a@b c", "a\u{7}@b", "a@b@", "\u{fffd}@b"]
         {
             let error = text.parse::<Aor>().expect_err(text);
             assert!(error.to_string().contains("user@domain"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_operator_may_fold_cases_and_domains() {
+        assert_eq!(aor("Alice@example.com").in_lower_case(), aor("alice@example.com"));
+        assert_eq!(aor("a@sip.example.com").without_domain_prefix("sip."), aor("a@example.com"));
+        assert_eq!(aor("a@sip.").without_domain_prefix("sip."), aor("a@sip."));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use sha2::{Digest, Sha256};
 
+use crate::register::REMOVED_FOR;
 use crate::uri::SipUri;
 use crate::{Aor, Timestamp};
 
@@ -61,10 +62,28 @@ pub struct Binding {
     pub dc: String,
     /// Name of the registrar node that wrote it.
     pub registrar: String,
+    /// SIP URI of the node that holds the contact's connection, when only that one can reach it; `""` otherwise.
+    pub edge: String,
+    /// What the script keeps with the binding, name and value.
+    pub attributes: Vec<(String, String)>,
     /// When the REGISTER was accepted.
     pub registered_at: Timestamp,
+    /// Since when the binding has been there without a pause, by REGISTERs of one Call-ID.
+    pub bound_at: Timestamp,
     /// Write time of the stored row in microseconds since the epoch; 0 for a binding not read from the store.
     pub written_at: i64,
+}
+
+impl Binding {
+    /// The row that says this binding was removed at `now`.
+    pub fn removed(&self, now: Timestamp) -> Self {
+        Self {
+            state: BindingState::Removed,
+            expires_at: now.plus_seconds(REMOVED_FOR),
+            registered_at: now,
+            ..self.clone()
+        }
+    }
 }
 
 impl BindingKey {
@@ -118,7 +137,10 @@ pub(crate) mod tests {
             socket: String::new(),
             dc: String::new(),
             registrar: String::new(),
+            edge: String::new(),
+            attributes: Vec::new(),
             registered_at: Timestamp(0),
+            bound_at: Timestamp(0),
             written_at: 0,
         }
     }
@@ -135,8 +157,9 @@ pub(crate) mod tests {
     #[test]
     fn equal_uris_are_one_binding() {
         let key = |uri| BindingKey::for_contact("", 0, uri);
-        assert_eq!(key("sip:%61@Host;transport=TCP"), key("sip:a@host;Transport=tcp;ob"));
+        assert_eq!(key("sip:%61@Host;transport=TCP;Ob"), key("sip:a@host;ob;Transport=tcp"));
         assert_ne!(key("sip:a@host"), key("sip:a@host:5060"));
+        assert_ne!(key("sip:a@host;line=1"), key("sip:a@host;line=2"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod aor;
 pub mod binding;
 pub mod digest;
+pub mod gruu;
 pub mod lookup;
 pub mod register;
 pub mod time;

@@ -1,5 +1,7 @@
 //! Points in time, as the callers of the pure rules pass them in.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch (UTC), the resolution of a CQL `timestamp`.
@@ -10,6 +12,12 @@ impl Timestamp {
     /// This point plus `seconds`.
     pub fn plus_seconds(self, seconds: u32) -> Self {
         Self(self.0 + i64::from(seconds) * 1000)
+    }
+
+    /// As a SIP Date header says it (RFC 3261 section 20.17).
+    pub fn http_date(self) -> String {
+        let millis = u64::try_from(self.0).unwrap_or_default();
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis))
     }
 
     /// Whole seconds from `now` until this point, rounded up; 0 when it has passed.

@@ -1,5 +1,7 @@
 //! Bindings: one row each, one partition per AoR, written in one batch.
 
+use std::collections::BTreeMap;
+
 use domain::{Aor, Binding, BindingKey, BindingState, Timestamp};
 use scylla::response::query_result::QueryResult;
 use scylla::statement::batch::{Batch, BatchType};
@@ -18,7 +20,7 @@ const FORMAT: i8 = 1;
 pub(crate) fn read_cql(keyspace: &str) -> String {
     format!(
         "SELECT binding, contact, received, path, q, expires_at, state, call_id, cseq, user_agent, methods, cflags, \
-         instance, reg_id, ruid, socket, dc, registrar, registered_at, WRITETIME(expires_at) AS written_at \
+         instance, reg_id, ruid, socket, dc, edge, registrar, attrs, registered_at, bound_at, WRITETIME(expires_at) AS written_at \
          FROM {keyspace}.location WHERE domain = ? AND username = ?"
     )
 }
@@ -26,9 +28,11 @@ pub(crate) fn read_cql(keyspace: &str) -> String {
 pub(crate) fn write_cql(keyspace: &str) -> String {
     format!(
         "INSERT INTO {keyspace}.location (domain, username, binding, contact, received, path, q, expires_at, state, call_id, \
-         cseq, user_agent, methods, cflags, instance, reg_id, ruid, socket, dc, registrar, registered_at, fmt) \
+         cseq, user_agent, methods, cflags, instance, reg_id, ruid, socket, dc, edge, registrar, attrs, registered_at, bound_at, \
+         fmt) \
          VALUES (:domain, :username, :binding, :contact, :received, :path, :q, :expires_at, :state, :call_id, \
-         :cseq, :user_agent, :methods, :cflags, :instance, :reg_id, :ruid, :socket, :dc, :registrar, :registered_at, :fmt) \
+         :cseq, :user_agent, :methods, :cflags, :instance, :reg_id, :ruid, :socket, :dc, :edge, :registrar, :attrs, \
+         :registered_at, :bound_at, :fmt) \
          USING TTL :ttl AND TIMESTAMP :written"
     )
 }
@@ -57,8 +61,11 @@ struct Written<'a> {
     ruid: &'a str,
     socket: &'a str,
     dc: &'a str,
+    edge: &'a str,
     registrar: &'a str,
+    attrs: BTreeMap<&'a str, &'a str>,
     registered_at: CqlTimestamp,
+    bound_at: CqlTimestamp,
     fmt: i8,
     ttl: i32,
     written: i64,
@@ -84,8 +91,11 @@ struct Row {
     ruid: Option<String>,
     socket: Option<String>,
     dc: Option<String>,
+    edge: Option<String>,
     registrar: Option<String>,
+    attrs: Option<BTreeMap<String, String>>,
     registered_at: Option<CqlTimestamp>,
+    bound_at: Option<CqlTimestamp>,
     written_at: Option<i64>,
 }
 
@@ -109,8 +119,11 @@ impl Row {
             ruid: self.ruid.unwrap_or_default(),
             socket: self.socket.unwrap_or_default(),
             dc: self.dc.unwrap_or_default(),
+            edge: self.edge.unwrap_or_default(),
             registrar: self.registrar.unwrap_or_default(),
+            attributes: self.attrs.unwrap_or_default().into_iter().collect(),
             registered_at: Timestamp(self.registered_at.map_or(0, |at| at.0)),
+            bound_at: Timestamp(self.bound_at.map_or(0, |at| at.0)),
             written_at: self.written_at.unwrap_or_default(),
         }
     }
@@ -178,8 +191,11 @@ fn row<'a>(aor: &'a Aor, write: &'a Binding, now: Timestamp, written: i64) -> Wr
         ruid: &write.ruid,
         socket: &write.socket,
         dc: &write.dc,
+        edge: &write.edge,
         registrar: &write.registrar,
+        attrs: write.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         registered_at: CqlTimestamp(write.registered_at.0),
+        bound_at: CqlTimestamp(write.bound_at.0),
         fmt: FORMAT,
         ttl: i32::try_from(write.expires_at.seconds_after(now).saturating_add(GRACE)).unwrap_or(i32::MAX),
         written,
