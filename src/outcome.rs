@@ -119,6 +119,8 @@ pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) ->
         Outcome::Saved(registered) => finish(apply_saved(message, how, &registered), None),
         Outcome::Rejected(rejection) => finish(apply_rejection(message, how, &rejection), None),
         Outcome::Found(found) => finish(apply_lookup(message, found), None),
+        // Answers to operators, not to script functions.
+        Outcome::Contacts(_) | Outcome::Removed(_) => finish(code::ERROR, None),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use domain::digest::Credentials;
 use domain::register::{Register, Rejection, Saved};
-use domain::{Aor, Binding};
+use domain::{Aor, Binding, Which};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Monotonic;
@@ -74,6 +74,15 @@ pub enum Operation {
     AuthSave(Box<AuthRequest>, Register),
     /// Find the bindings of an AoR that can take a request of one of these method bits.
     Lookup(Aor, u32),
+    /// List the current bindings of an AoR.
+    Contacts(Aor),
+    /// Remove bindings of an AoR, whoever registered them.
+    Remove {
+        /// Whose bindings.
+        aor: Aor,
+        /// Which of them.
+        which: Which,
+    },
     /// Fetch an answer that was too long for a completion.
     Claim(u64),
     /// Panic in the I/O process.
@@ -103,6 +112,10 @@ pub enum Outcome {
     Rejected(Rejection),
     /// To [`Operation::Lookup`].
     Found(Lookup),
+    /// To [`Operation::Contacts`]: the current bindings, best first.
+    Contacts(Vec<Binding>),
+    /// To [`Operation::Remove`]: how many bindings were removed.
+    Removed(u32),
     /// To any: the backend could not answer; nothing is known.
     Unavailable(Unavailable),
 }

@@ -18,6 +18,8 @@ use crate::metrics::{Metrics, count, set};
 use crate::protocol::{AuthRequest, Lookup, Operation, Outcome, Registered, Unavailable, Verdict};
 use crate::server::Backend;
 
+mod operate;
+
 /// AoRs whose hash is equal share a lock; with this many, two that are saved at once hardly ever do.
 const LOCKS: usize = 4096;
 
@@ -223,6 +225,8 @@ impl Service {
             Operation::Save(register) => self.save(store, register).await,
             Operation::AuthSave(auth, register) => self.auth_save(store, auth, register).await,
             Operation::Lookup(aor, method) => self.lookup(store, aor, *method).await.map(Outcome::Found),
+            Operation::Contacts(aor) => self.contacts(store, aor).await.map(Outcome::Contacts),
+            Operation::Remove { aor, which } => self.remove(store, aor, which).await.map(Outcome::Removed),
             // The server answers claims itself.
             Operation::Claim(_) => Ok(Outcome::Unavailable(Unavailable::Failed)),
             #[cfg(feature = "fault-injection")]

@@ -74,8 +74,39 @@ pub struct Binding {
     pub written_at: i64,
 }
 
+/// Which bindings of an AoR are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Which {
+    /// All of them.
+    All,
+    /// The one with this record-unique id.
+    Ruid(String),
+    /// Those with an equal Contact URI (RFC 3261 section 19.1.4).
+    Contact(String),
+}
+
+impl Which {
+    /// Whether this binding is meant.
+    pub fn fits(&self, binding: &Binding) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ruid(ruid) => binding.ruid == *ruid,
+            Self::Contact(uri) => same_contact(&binding.contact, uri),
+        }
+    }
+}
+
+/// Whether two Contact URIs are equal: as SIP URIs, or else as texts.
+fn same_contact(a: &str, b: &str) -> bool {
+    match (SipUri::parse(a), SipUri::parse(b)) {
+        (Ok(a), Ok(b)) => a.equivalent(&b),
+        _ => a == b,
+    }
+}
+
 impl Binding {
-    /// The row that says this binding was removed at `now`.
+    /// A soft delete of this binding at `now`. It keeps Call-ID and CSeq, so that a late copy of the REGISTER that made the
+    /// binding does not bring it back.
     pub fn removed(&self, now: Timestamp) -> Self {
         Self {
             state: BindingState::Removed,
@@ -152,6 +183,27 @@ pub(crate) mod tests {
         assert_ne!(a, BindingKey::for_contact("<urn:uuid:1>", 2, "sip:a@192.0.2.1:5060"));
         assert_ne!(a, BindingKey::for_contact("<urn:uuid:1>", 0, "sip:a@192.0.2.1:5060"));
         assert!(a.is_flow());
+    }
+
+    #[test]
+    fn a_removed_binding_keeps_the_order_of_its_registers() {
+        let now = Timestamp(1_000_000);
+        let before = Binding { cseq: 7, ..binding("sip:a@h") };
+        let after = before.removed(now);
+        assert_eq!((after.state, after.expires_at), (BindingState::Removed, now.plus_seconds(REMOVED_FOR)));
+        assert_eq!((&after.call_id, after.cseq, &after.key), (&before.call_id, before.cseq, &before.key));
+    }
+
+    #[test]
+    fn a_binding_is_meant_by_its_record_id_or_an_equal_contact() {
+        let flow = BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@host:5060");
+        let binding =
+            Binding { key: flow, ruid: "r1".to_owned(), ..binding("sip:a@Host:5060;transport=UDP") };
+        assert!(Which::All.fits(&binding));
+        assert!(Which::Ruid("r1".to_owned()).fits(&binding));
+        assert!(!Which::Ruid("r2".to_owned()).fits(&binding));
+        assert!(Which::Contact("sip:%61@host:5060;transport=udp".to_owned()).fits(&binding));
+        assert!(!Which::Contact("sip:a@host:5061;transport=udp".to_owned()).fits(&binding));
     }
 
     #[test]

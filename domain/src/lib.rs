@@ -14,5 +14,5 @@ pub mod time;
 pub mod uri;
 
 pub use aor::Aor;
-pub use binding::{Binding, BindingKey, BindingState};
+pub use binding::{Binding, BindingKey, BindingState, Which};
 pub use time::Timestamp;

@@ -1,0 +1,34 @@
+//! What operators and scripts ask for beside SIP: to see and to remove the bindings of an AoR.
+
+use domain::lookup::{Selection, is_current, select};
+use domain::{Aor, Binding, Which};
+use store::{Store, StoreError};
+
+use super::Service;
+use crate::clock;
+
+/// Every method: each binding takes one of them.
+const ANY_METHOD: u32 = u32::MAX;
+
+impl Service {
+    /// The current bindings, best first.
+    pub(super) async fn contacts(&self, store: &Store, aor: &Aor) -> Result<Vec<Binding>, StoreError> {
+        Ok(match select(store.bindings(aor).await?, clock::wall(), ANY_METHOD) {
+            Selection::Found(bindings) => bindings,
+            Selection::NotRegistered | Selection::MethodNotAllowed => Vec::new(),
+        })
+    }
+
+    /// Removes current bindings, in the order of the AoR's REGISTERs. Returns how many.
+    pub(super) async fn remove(&self, store: &Store, aor: &Aor, which: &Which) -> Result<u32, StoreError> {
+        let _order = self.lock(aor).await;
+        let existing = store.bindings(aor).await?;
+        let now = clock::wall();
+        let meant = existing.iter().filter(|binding| is_current(binding, now) && which.fits(binding));
+        let removed: Vec<Binding> = meant.map(|binding| binding.removed(now)).collect();
+        if !removed.is_empty() {
+            store.write_bindings(aor, &removed, now).await?;
+        }
+        Ok(u32::try_from(removed.len()).unwrap_or(u32::MAX))
+    }
+}
