@@ -20,11 +20,14 @@ pub mod breaker;
 pub mod client;
 pub mod clock;
 pub mod credentials;
+mod last_known;
 pub mod metrics;
 pub mod pace;
 pub mod protocol;
 pub mod server;
 pub mod service;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 
 pub use client::Client;

@@ -61,6 +61,8 @@ metrics! {
     lookups_found,
     /// Lookups that found none.
     lookups_missed,
+    /// Lookups answered from memory, since Cassandra was unreachable.
+    lookups_stale,
 }
 
 /// Adds one.

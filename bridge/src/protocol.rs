@@ -1,6 +1,7 @@
 //! What is said between a worker and the I/O process. Both ends are the same binary, so the messages carry no version.
 
 use domain::digest::Credentials;
+use domain::lookup::{Filter, Target};
 use domain::register::{Register, Rejection, Saved};
 use domain::{Aor, Binding, Which};
 use serde::{Deserialize, Serialize};
@@ -69,13 +70,13 @@ pub enum Operation {
     /// Check digest credentials.
     Authenticate(AuthRequest),
     /// Apply a REGISTER to its AoR's bindings.
-    Save(Register),
+    Save(Box<Register>),
     /// Check credentials and, when they are right, apply the REGISTER; credentials and bindings are read in parallel.
-    AuthSave(Box<AuthRequest>, Register),
-    /// Find the bindings of an AoR that can take a request of one of these method bits.
-    Lookup(Aor, u32),
-    /// List the current bindings of an AoR.
-    Contacts(Aor),
+    AuthSave(Box<AuthRequest>, Box<Register>),
+    /// Find the bindings that a request to each of these can go to.
+    Lookup(Vec<Target>, Filter),
+    /// List the bindings of an AoR.
+    Contacts(Aor, Filter),
     /// Remove bindings of an AoR, whoever registered them.
     Remove {
         /// Whose bindings.
@@ -110,9 +111,9 @@ pub enum Outcome {
     Saved(Registered),
     /// To the same: the registrar's rules refuse the REGISTER; nothing was written.
     Rejected(Rejection),
-    /// To [`Operation::Lookup`].
-    Found(Lookup),
-    /// To [`Operation::Contacts`]: the current bindings, best first.
+    /// To [`Operation::Lookup`]: one for each target.
+    Found(Vec<Lookup>),
+    /// To [`Operation::Contacts`], best first.
     Contacts(Vec<Binding>),
     /// To [`Operation::Remove`]: how many bindings were removed.
     Removed(u32),
@@ -136,10 +137,8 @@ pub enum Verdict {
 pub struct Registered {
     /// Which kind of change.
     pub saved: Saved,
-    /// The Contact header of the 200: all current bindings; `""` without any.
-    pub contacts: String,
-    /// Whether the 200 echoes Path.
-    pub echo_path: bool,
+    /// Headers of the 200, name and value.
+    pub headers: Vec<(String, String)>,
 }
 
 /// Result of a lookup.
@@ -147,10 +146,12 @@ pub struct Registered {
 pub enum Lookup {
     /// Usable bindings, best first.
     Bindings(Vec<Binding>),
-    /// The AoR has no current binding.
+    /// There is no current binding.
     NotRegistered,
-    /// It has, but none takes this method.
+    /// There is, but none takes this method.
     MethodNotAllowed,
+    /// A GRUU that is not one of ours.
+    UnknownGruu,
 }
 
 /// Why the backend could not answer.

@@ -6,18 +6,20 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use domain::digest::{Algorithm, Ha1, verify};
-use domain::lookup::{Selection, select};
-use domain::register::{Policy, Register, contact_header_value, decide};
-use domain::{Aor, Binding};
+use domain::Aor;
+use domain::gruu::GruuKey;
+use domain::register::Node;
 use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
 
 use crate::breaker::{Breaker, State};
 use crate::clock::{self, Monotonic};
 use crate::credentials::{CacheConfig, Credentials};
+use crate::last_known::LastKnown;
 use crate::metrics::{Metrics, count, set};
-use crate::protocol::{AuthRequest, Lookup, Operation, Outcome, Registered, Unavailable, Verdict};
+use crate::protocol::{AuthRequest, Operation, Outcome, Unavailable, Verdict};
 use crate::server::Backend;
 
+mod location;
 mod operate;
 
 /// AoRs whose hash is equal share a lock; with this many, two that are saved at once hardly ever do.
@@ -31,8 +33,12 @@ const SLOWEST_RECONNECT: Duration = Duration::from_secs(10);
 pub struct ServiceConfig {
     /// Where Cassandra is and how it is used.
     pub store: StoreConfig,
-    /// The registrar's rules.
-    pub policy: Policy,
+    /// This node, as bindings name it.
+    pub node: Node,
+    /// Longest expiry in seconds that the registrar grants.
+    pub max_expires: u32,
+    /// Bindings remembered for lookups while Cassandra is unreachable; 0 for none.
+    pub stale_bindings: usize,
     /// Bounds of the credential cache.
     pub credential_cache: CacheConfig,
     /// Failures in a row that open the circuit breaker.
@@ -47,10 +53,20 @@ pub struct Service {
     config: ServiceConfig,
     metrics: &'static Metrics,
     store: OnceLock<Store>,
+    cluster: OnceLock<Cluster>,
+    last_known: LastKnown,
     credentials: Credentials,
     breaker: Mutex<Breaker>,
     locks: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
+}
+
+/// What the session found out about the cluster when it connected.
+#[derive(Debug)]
+struct Cluster {
+    /// This node; no binding outlives the time for which its removal is remembered.
+    node: Node,
+    gruu_key: Option<GruuKey>,
 }
 
 /// Why an operation has no answer of its own.
@@ -62,9 +78,11 @@ impl Service {
         Self {
             credentials: Credentials::new(config.credential_cache, metrics),
             breaker: Mutex::new(Breaker::new(config.breaker_threshold)),
+            last_known: LastKnown::new(config.stale_bindings),
             config,
             metrics,
             store: OnceLock::new(),
+            cluster: OnceLock::new(),
             locks: std::iter::repeat_with(|| tokio::sync::Mutex::new(())).take(LOCKS).collect(),
             hasher: RandomState::new(),
         }
@@ -85,8 +103,9 @@ impl Service {
         let mut pause = self.config.retry_interval;
         loop {
             match self.open().await {
-                Ok(store) => {
+                Ok((store, cluster)) => {
                     tracing::info!("connected to Cassandra, keyspace {}", self.config.store.keyspace);
+                    let _ = self.cluster.set(cluster);
                     let _ = self.store.set(store);
                     set(&self.metrics.connected, 1);
                     return;
@@ -99,10 +118,15 @@ impl Service {
     }
 
     /// A session, if its tables suit the registrar's rules.
-    async fn open(&self) -> Result<Store, ConnectError> {
+    async fn open(&self) -> Result<(Store, Cluster), ConnectError> {
         let store = Store::connect(&self.config.store).await?;
-        store.check_expiry(self.config.policy.max_expires).await?;
-        Ok(store)
+        let longest_expiry = store.check_expiry(self.config.max_expires).await?;
+        let secret = store.cluster_secret("gruu").await.map_err(|error| ConnectError::Statement(error.to_string()))?;
+        if secret.is_none() {
+            tracing::warn!("there is no cluster secret for temporary GRUUs: run 'sipctl schema apply'");
+        }
+        let node = Node { longest_expiry, ..self.config.node.clone() };
+        Ok((store, Cluster { node, gruu_key: secret.map(|secret| GruuKey::new(&secret)) }))
     }
 
     async fn probe(&self) {
@@ -155,64 +179,6 @@ impl Service {
         accepted
     }
 
-    async fn save(&self, store: &Store, register: &Register) -> Result<Outcome, StoreError> {
-        let _order = self.lock(&register.aor).await;
-        let existing = store.bindings(&register.aor).await?;
-        self.apply(store, register, &existing).await
-    }
-
-    async fn auth_save(&self, store: &Store, auth: &AuthRequest, register: &Register) -> Result<Outcome, StoreError> {
-        if self.accepted_from_memory(auth) {
-            return self.save(store, register).await;
-        }
-        let _order = self.lock(&register.aor).await;
-        let (verdict, existing) = Box::pin(self.read_both(store, auth, register)).await;
-        match verdict? {
-            Verdict::Accepted => self.apply(store, register, &existing?).await,
-            refused => Ok(Outcome::Authenticated(refused)),
-        }
-    }
-
-    /// Boxed where it is used: a task is as large as the longest way through its operation, and this way is seldom gone.
-    async fn read_both(
-        &self,
-        store: &Store,
-        auth: &AuthRequest,
-        register: &Register,
-    ) -> (Result<Verdict, StoreError>, Result<Vec<Binding>, StoreError>) {
-        tokio::join!(self.authenticate(store, auth), store.bindings(&register.aor))
-    }
-
-    /// Decides what the REGISTER changes and writes it, in the caller's order per AoR.
-    async fn apply(&self, store: &Store, register: &Register, existing: &[Binding]) -> Result<Outcome, StoreError> {
-        let now = clock::wall();
-        match decide(existing, register, &self.config.policy, now) {
-            Ok(decision) => {
-                if !decision.writes.is_empty() {
-                    store.write_bindings(&register.aor, &decision.writes, now).await?;
-                }
-                count(&self.metrics.accepted_regs);
-                let contacts = contact_header_value(&decision.current(existing, now), now);
-                Ok(Outcome::Saved(Registered { saved: decision.saved, contacts, echo_path: decision.echo_path }))
-            }
-            Err(rejection) => {
-                count(&self.metrics.rejected_regs);
-                Ok(Outcome::Rejected(rejection))
-            }
-        }
-    }
-
-    async fn lookup(&self, store: &Store, aor: &Aor, method: u32) -> Result<Lookup, StoreError> {
-        let found = match select(store.bindings(aor).await?, clock::wall(), method) {
-            Selection::Found(bindings) => Lookup::Bindings(bindings),
-            Selection::NotRegistered => Lookup::NotRegistered,
-            Selection::MethodNotAllowed => Lookup::MethodNotAllowed,
-        };
-        let hit = matches!(found, Lookup::Bindings(_));
-        count(if hit { &self.metrics.lookups_found } else { &self.metrics.lookups_missed });
-        Ok(found)
-    }
-
     /// Operations on one AoR that write go one after the other.
     async fn lock(&self, aor: &Aor) -> tokio::sync::MutexGuard<'_, ()> {
         let index = self.hasher.hash_one(aor) % self.locks.len() as u64;
@@ -224,13 +190,31 @@ impl Service {
             Operation::Authenticate(request) => self.authenticate(store, request).await.map(Outcome::Authenticated),
             Operation::Save(register) => self.save(store, register).await,
             Operation::AuthSave(auth, register) => self.auth_save(store, auth, register).await,
-            Operation::Lookup(aor, method) => self.lookup(store, aor, *method).await.map(Outcome::Found),
-            Operation::Contacts(aor) => self.contacts(store, aor).await.map(Outcome::Contacts),
+            Operation::Lookup(targets, filter) => self.lookup(store, targets, filter).await.map(Outcome::Found),
+            Operation::Contacts(aor, filter) => self.contacts(store, aor, filter).await.map(Outcome::Contacts),
             Operation::Remove { aor, which } => self.remove(store, aor, which).await.map(Outcome::Removed),
             // The server answers claims itself.
             Operation::Claim(_) => Ok(Outcome::Unavailable(Unavailable::Failed)),
             #[cfg(feature = "fault-injection")]
             Operation::Panic => panic!("on purpose, for a test"),
+        }
+    }
+
+    /// Runs the operation if the breaker admits it, which learns from how it ends.
+    async fn attempt(&self, operation: &Operation, deadline: Monotonic) -> Result<Outcome, Refused> {
+        let store = self.store.get().ok_or(Unavailable::NotConnected)?;
+        let admission = self.admit(deadline)?;
+        match self.run_operation(store, operation).await {
+            Ok(outcome) => {
+                admission.succeeded();
+                Ok(outcome)
+            }
+            Err(error) => {
+                tracing::debug!("an operation failed: {error}");
+                admission.failed();
+                let timeout = matches!(error, StoreError::Timeout);
+                Err(if timeout { Unavailable::Timeout } else { Unavailable::Backend })
+            }
         }
     }
 
@@ -268,24 +252,9 @@ impl Backend for Service {
         {
             return Outcome::Authenticated(Verdict::Accepted);
         }
-        let Some(store) = self.store.get() else {
-            return Outcome::Unavailable(Unavailable::NotConnected);
-        };
-        let admission = match self.admit(deadline) {
-            Ok(admission) => admission,
-            Err(refused) => return Outcome::Unavailable(refused),
-        };
-        match self.run_operation(store, &operation).await {
-            Ok(outcome) => {
-                admission.succeeded();
-                outcome
-            }
-            Err(error) => {
-                tracing::debug!("an operation failed: {error}");
-                admission.failed();
-                let timeout = matches!(error, StoreError::Timeout);
-                Outcome::Unavailable(if timeout { Unavailable::Timeout } else { Unavailable::Backend })
-            }
+        match self.attempt(&operation, deadline).await {
+            Ok(outcome) => outcome,
+            Err(reason) => self.without_backend(&operation).unwrap_or(Outcome::Unavailable(reason)),
         }
     }
 }

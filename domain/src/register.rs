@@ -159,6 +159,8 @@ pub struct Node {
     pub name: String,
     /// SIP URI at which other nodes reach it, for contacts on connections that it holds.
     pub uri: String,
+    /// Seconds that a binding lives at most, whatever the policy says; 0 for no such bound.
+    pub longest_expiry: u32,
 }
 
 /// What an accepted REGISTER did, with the stock return codes of `save()`.

@@ -203,17 +203,18 @@ pub(crate) async fn check_version(session: &Session, keyspace: &str) -> Result<(
 pub async fn check_expiry(config: &StoreConfig, max_expires: u32) -> Result<(), ConnectError> {
     let session = open(&StoreConfig { request_timeout: PATIENCE, ..config.clone() }).await?;
     check_keyspace(&session, &config.keyspace).await?;
-    check_gc_grace(&session, &config.keyspace, max_expires).await
+    check_gc_grace(&session, &config.keyspace, max_expires).await.map(drop)
 }
 
-pub(crate) async fn check_gc_grace(session: &Session, keyspace: &str, max_expires: u32) -> Result<(), ConnectError> {
+/// Returns the longest expiry that fits.
+pub(crate) async fn check_gc_grace(session: &Session, keyspace: &str, max_expires: u32) -> Result<u32, ConnectError> {
     let query = "SELECT gc_grace_seconds FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'location'";
     let row = first_row::<(i32,)>(session.query_unpaged(query, (keyspace,)).await?)?;
     let gc_grace = row.and_then(|(seconds,)| u32::try_from(seconds).ok()).unwrap_or_default();
-    if max_expires.saturating_add(GRACE) <= gc_grace {
-        return Ok(());
+    match gc_grace.checked_sub(GRACE) {
+        Some(longest) if max_expires <= longest => Ok(longest),
+        _ => Err(ConnectError::ExpiryTooLong { keyspace: keyspace.to_owned(), max_expires, gc_grace }),
     }
-    Err(ConnectError::ExpiryTooLong { keyspace: keyspace.to_owned(), max_expires, gc_grace })
 }
 
 async fn check_keyspace(session: &Session, keyspace: &str) -> Result<(), ConnectError> {

@@ -72,11 +72,11 @@ impl Store {
     }
 
     /// Checks that a binding of `max_expires` seconds is gone before Cassandra forgets that it was removed; otherwise a
-    /// replica that missed a removal could bring it back.
+    /// replica that missed a removal could bring it back. Returns the longest expiry in seconds that is.
     ///
     /// # Errors
     /// [`ConnectError::ExpiryTooLong`], and whatever the session says.
-    pub async fn check_expiry(&self, max_expires: u32) -> Result<(), ConnectError> {
+    pub async fn check_expiry(&self, max_expires: u32) -> Result<u32, ConnectError> {
         schema::check_gc_grace(&self.0.session, &self.0.keyspace, max_expires).await
     }
 

@@ -1,19 +1,16 @@
 //! What operators and scripts ask for beside SIP: to see and to remove the bindings of an AoR.
 
-use domain::lookup::{Selection, is_current, select};
+use domain::lookup::{Filter, Selection, Wanted, is_current, select};
 use domain::{Aor, Binding, Which};
 use store::{Store, StoreError};
 
 use super::Service;
 use crate::clock;
 
-/// Every method: each binding takes one of them.
-const ANY_METHOD: u32 = u32::MAX;
-
 impl Service {
-    /// The current bindings, best first.
-    pub(super) async fn contacts(&self, store: &Store, aor: &Aor) -> Result<Vec<Binding>, StoreError> {
-        Ok(match select(store.bindings(aor).await?, clock::wall(), ANY_METHOD) {
+    /// The bindings, best first.
+    pub(super) async fn contacts(&self, store: &Store, aor: &Aor, filter: &Filter) -> Result<Vec<Binding>, StoreError> {
+        Ok(match select(store.bindings(aor).await?, Wanted::All, filter, clock::wall()) {
             Selection::Found(bindings) => bindings,
             Selection::NotRegistered | Selection::MethodNotAllowed => Vec::new(),
         })
@@ -28,6 +25,7 @@ impl Service {
         let removed: Vec<Binding> = meant.map(|binding| binding.removed(now)).collect();
         if !removed.is_empty() {
             store.write_bindings(aor, &removed, now).await?;
+            self.wrote(aor, &existing, &removed);
         }
         Ok(u32::try_from(removed.len()).unwrap_or(u32::MAX))
     }

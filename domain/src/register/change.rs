@@ -154,7 +154,8 @@ impl<'a> Change<'a> {
         }
         let cut = u64::from(asked) * u64::from(100 - policy.expires_cut.min(100)) / 100;
         let granted = u32::try_from(cut).unwrap_or(asked).max(policy.min_expires).max(1);
-        Ok(if policy.max_expires > 0 { granted.min(policy.max_expires) } else { granted })
+        let bounds = [policy.max_expires, self.node.longest_expiry];
+        Ok(bounds.into_iter().filter(|bound| *bound > 0).fold(granted, u32::min))
     }
 
     /// The same REGISTER once more: it is answered again and changes nothing.

@@ -29,7 +29,7 @@ fn policy() -> Policy {
 }
 
 fn node() -> Node {
-    Node { dc: "dc1".into(), name: "reg1".into(), uri: "sip:10.0.0.1:5060".into() }
+    Node { dc: "dc1".into(), name: "reg1".into(), uri: "sip:10.0.0.1:5060".into(), longest_expiry: 86_400 }
 }
 
 fn contact(uri: &str) -> Contact {
@@ -209,6 +209,7 @@ fn bounds_of_expiry() {
     assert_eq!((strict.status, header(&strict, "Min-Expires")), (423, Some("60")));
     let unbounded = with_policy(|policy| (policy.min_expires, policy.max_expires) = (0, 0), asking(9999));
     assert_eq!(granted(&unbounded), 9999);
+    assert_eq!(granted(&Register { expires: Some(4_000_000_000), ..unbounded }), 86_400);
 }
 
 #[test]
