@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use bridge::Client;
-use bridge::protocol::{Operation, Outcome, Ticket, Unavailable};
+use bridge::protocol::{Continuation, Operation, Outcome, Ticket, Unavailable};
 use bridge::transport::Seqpacket;
 
 use crate::host::message::Message;
@@ -36,15 +36,20 @@ pub(crate) enum Submitted {
     Unavailable(Unavailable),
 }
 
-/// Suspends the message's transaction and asks for `operation`; the answer, with `context`, continues it in `route`.
-pub(crate) fn submit(message: &mut Message<'_>, operation: Operation, route: i32, context: Vec<u8>) -> Submitted {
+/// Suspends the message's transaction and asks for `operation`; the answer, with `context`, continues it there.
+pub(crate) fn submit(
+    message: &mut Message<'_>,
+    operation: Operation,
+    continuation: Continuation,
+    context: Vec<u8>,
+) -> Submitted {
     let transaction = match tm::suspend(message) {
         Suspended::Yes(transaction) => transaction,
         Suspended::Retransmission => return Submitted::Suspended,
         Suspended::Over => return Submitted::Over,
         Suspended::Failed => return Submitted::Unavailable(Unavailable::Failed),
     };
-    let ticket = Ticket { hash_index: transaction.hash_index, label: transaction.label, route, context };
+    let ticket = Ticket { hash_index: transaction.hash_index, label: transaction.label, continuation, context };
     match with_client(|client, patience| client.submit(operation, patience, ticket)).and_then(|queued| queued) {
         Ok(()) => {
             if let Some(metrics) = shared::metrics() {

@@ -1,7 +1,8 @@
 //! `cassandra.so`: a Kamailio module that gives the routing script Apache Cassandra.
 //!
 //! This file holds the tables that Kamailio reads when it loads the module. Each row names the function that does the work:
-//! [`auth`] and [`location`] for the script, [`rpc`] for operators, [`lifecycle`] for the server's start and stop.
+//! [`auth`] and [`location`] for the script, [`rpc`] for operators, [`lifecycle`] for the server's start and stop. A script
+//! function is one row of [`functions!`], from which come its entry for the configuration's language and its KEMI twin.
 
 mod auth;
 mod bridge_client;
@@ -15,42 +16,44 @@ mod rpc;
 mod variables;
 
 use std::ffi::c_char;
-use std::os::raw::c_int;
+use std::os::raw::{c_int, c_void};
 
-use host::command::{Table, command};
-use host::{command as commands, params, pv, rpc as rpcs, sys};
+use host::command::{Table, functions};
+use host::{kemi, params, pv, rpc as rpcs, sys};
 
-const COMMAND_COUNT: usize = if cfg!(feature = "fault-injection") { 24 } else { 22 };
-
-static COMMANDS: Table<[sys::cmd_export_t; COMMAND_COUNT]> = Table([
-    command!("cassandra_www_authenticate", 2, auth::www_authenticate),
-    command!("cassandra_www_authenticate_async", 3, auth::www_authenticate_async, route),
-    command!("cassandra_proxy_authenticate", 2, auth::proxy_authenticate),
-    command!("cassandra_proxy_authenticate_async", 3, auth::proxy_authenticate_async, route),
-    command!("cassandra_auth_check", 3, auth::auth_check),
-    command!("cassandra_auth_check_async", 4, auth::auth_check_async, route),
-    command!("cassandra_auth_save", 1, location::auth_save),
-    command!("cassandra_auth_save", 2, location::auth_save),
-    command!("cassandra_auth_save_async", 2, location::auth_save_async, route),
-    command!("cassandra_auth_save_async", 3, location::auth_save_async, route),
-    command!("cassandra_save", 1, location::save),
-    command!("cassandra_save", 2, location::save),
-    command!("cassandra_save", 3, location::save),
-    command!("cassandra_save_async", 2, location::save_async, route),
-    command!("cassandra_save_async", 3, location::save_async, route),
-    command!("cassandra_save_async", 4, location::save_async, route),
-    command!("cassandra_lookup", 1, location::lookup),
-    command!("cassandra_lookup", 2, location::lookup),
-    command!("cassandra_lookup_async", 2, location::lookup_async, route),
-    command!("cassandra_lookup_async", 3, location::lookup_async, route),
+functions! { COMMANDS, TWINS:
+    "cassandra_www_authenticate"(realm: text, table: text) = auth::www_authenticate, kemi "www_authenticate";
+    "cassandra_www_authenticate_async"(realm: text, table: text, route: route)
+        = auth::www_authenticate_async, kemi "www_authenticate_async";
+    "cassandra_proxy_authenticate"(realm: text, table: text) = auth::proxy_authenticate, kemi "proxy_authenticate";
+    "cassandra_proxy_authenticate_async"(realm: text, table: text, route: route)
+        = auth::proxy_authenticate_async, kemi "proxy_authenticate_async";
+    "cassandra_auth_check"(realm: text, table: text, flags: number) = auth::auth_check, kemi "auth_check";
+    "cassandra_auth_check_async"(realm: text, table: text, flags: number, route: route)
+        = auth::auth_check_async, kemi "auth_check_async";
+    "cassandra_auth_save"(realm: text) = location::auth_save;
+    "cassandra_auth_save"(realm: text, flags: number) = location::auth_save, kemi "auth_save";
+    "cassandra_auth_save_async"(realm: text, route: route) = location::auth_save_async;
+    "cassandra_auth_save_async"(realm: text, flags: number, route: route)
+        = location::auth_save_async, kemi "auth_save_async";
+    "cassandra_save"(domain: text) = location::save;
+    "cassandra_save"(domain: text, flags: number) = location::save, kemi "save";
+    "cassandra_save"(domain: text, flags: number, uri: text) = location::save, kemi "save_uri";
+    "cassandra_save_async"(domain: text, route: route) = location::save_async;
+    "cassandra_save_async"(domain: text, flags: number, route: route) = location::save_async, kemi "save_async";
+    "cassandra_save_async"(domain: text, flags: number, uri: text, route: route)
+        = location::save_async, kemi "save_uri_async";
+    "cassandra_lookup"(domain: text) = location::lookup, kemi "lookup";
+    "cassandra_lookup"(domain: text, uri: text) = location::lookup, kemi "lookup_uri";
+    "cassandra_lookup_async"(domain: text, route: route) = location::lookup_async, kemi "lookup_async";
+    "cassandra_lookup_async"(domain: text, uri: text, route: route) = location::lookup_async, kemi "lookup_uri_async";
     // Not for scripts: the first action of every resumed route.
-    command!("cassandra_apply_answer", 0, outcome::apply_pending),
+    "cassandra_apply_answer"() = outcome::apply_pending;
     #[cfg(feature = "fault-injection")]
-    command!("cassandra_test_panic", 0, lifecycle::panic_in_command),
+    "cassandra_test_panic"() = lifecycle::panic_in_command;
     #[cfg(feature = "fault-injection")]
-    command!("cassandra_test_io_panic", 0, lifecycle::panic_in_io_process),
-    commands::END,
-]);
+    "cassandra_test_io_panic"() = lifecycle::panic_in_io_process;
+}
 
 static PARAMETERS: Table<[sys::param_export_t; 32]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
@@ -111,6 +114,17 @@ unsafe extern "C" fn read_variable(
 ) -> c_int {
     // SAFETY: the server's call, passed on.
     unsafe { pv::get(variables::ALL, message, param, value) }
+}
+
+/// Called by the loader, before `mod_init` of any module.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mod_register(
+    _path: *mut c_char,
+    _flags: *mut c_int,
+    _reserved: *mut c_void,
+    _reserved_too: *mut c_void,
+) -> c_int {
+    host::guard::guard(|| kemi::register(&TWINS.0))
 }
 
 unsafe extern "C" fn mod_init() -> c_int {

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use bridge::Metrics;
 use bridge::metrics::count;
 use bridge::protocol::{
-    Completion, CompletionResult, Lookup, Operation, Outcome, Registered, Unavailable, Verdict, decode, encode,
+    Completion, CompletionResult, Continuation, Lookup, Operation, Outcome, Registered, Unavailable, Verdict, decode,
+    encode,
 };
 use domain::Binding;
 use domain::lookup::first_path_uri;
@@ -15,11 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge_client::{self, Submitted};
 use crate::host::auth::{Scheme, code, mark_authorized};
-use crate::host::command::{Args, ScriptCode};
+use crate::host::command::{Args, ResumeIn, ScriptCode};
 use crate::host::log::{log_error, log_warning};
 use crate::host::message::{Header, Message, max_branches};
 use crate::host::tm::{self, Transaction};
-use crate::host::{reply, shared};
+use crate::host::{kemi, reply, shared};
 use crate::variables;
 
 /// Backend unavailable: nothing is known. Never confused with "no such user" or "not registered".
@@ -62,23 +63,53 @@ pub(crate) fn ask(message: &mut Message<'_>, operation: Operation, how: &Apply) 
 
 /// Suspends the transaction and asks for `operation`; the async form of every function.
 ///
-/// Returns 0 when it is suspended, otherwise a negative code: the route is not run then.
-pub(crate) fn ask_async(message: &mut Message<'_>, operation: Operation, how: &Apply, route: &str) -> ScriptCode {
-    let Some(route_index) = tm::find_route(route) else {
-        log_error!("async", "there is no route[{route}] to resume in");
-        return code::ERROR;
+/// Returns 0 when it is suspended, otherwise a negative code: the route or the callback is not run then.
+pub(crate) fn ask_async(
+    message: &mut Message<'_>,
+    operation: Operation,
+    how: &Apply,
+    resume_in: ResumeIn<'_>,
+) -> ScriptCode {
+    let continuation = match find_continuation(resume_in) {
+        Ok(continuation) => continuation,
+        Err(sentence) => {
+            log_error!("async", "{sentence}");
+            return code::ERROR;
+        }
     };
     let Ok(context) = encode(how) else { return code::ERROR };
-    match bridge_client::submit(message, operation, route_index, context) {
+    match bridge_client::submit(message, operation, continuation, context) {
         Submitted::Suspended => 0,
         Submitted::Over => finish(code::ERROR, None),
         Submitted::Unavailable(reason) => finish(UNAVAILABLE, Some(reason)),
     }
 }
 
+fn find_continuation(resume_in: ResumeIn<'_>) -> Result<Continuation, String> {
+    match resume_in {
+        ResumeIn::Route(name) => match tm::find_route(name) {
+            Some(index) => Ok(Continuation::Route(index)),
+            None => Err(format!("there is no route[{name}] to resume in")),
+        },
+        ResumeIn::Callback("") => Err("the name of the function to resume in is empty".to_owned()),
+        ResumeIn::Callback(name) if kemi::has_engine() => Ok(Continuation::Callback(name.to_owned())),
+        ResumeIn::Callback(name) => {
+            Err(format!("{name} cannot be resumed in: the routing script is no KEMI script (core parameter cfgengine)"))
+        }
+    }
+}
+
+/// An answer on its way to its message.
+struct Pending {
+    how: Apply,
+    outcome: Outcome,
+    /// The KEMI function that follows; a route follows by itself.
+    callback: Option<String>,
+}
+
 thread_local! {
-    /// The answer of the transaction that is being continued, until its route begins.
-    static PENDING: RefCell<Option<(Apply, Outcome)>> = const { RefCell::new(None) };
+    /// The answer of the transaction that is being continued, until its script goes on.
+    static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
 }
 
 /// Continues a suspended transaction with its answer. Returns whether it was still there.
@@ -89,24 +120,33 @@ pub(crate) fn resume(completion: Completion) -> bool {
     };
     let ticket = completion.ticket;
     let Ok(how) = decode::<Apply>(&ticket.context) else { return false };
-    PENDING.set(Some((how, outcome)));
+    let (route, callback) = match ticket.continuation {
+        Continuation::Route(index) => (Some(index), None),
+        Continuation::Callback(name) => (None, Some(name)),
+    };
+    PENDING.set(Some(Pending { how, outcome, callback }));
     let resumed = tm::resume(
         Transaction { hash_index: ticket.hash_index, label: ticket.label },
         c"cassandra_apply_answer",
-        ticket.route,
+        route,
     );
     PENDING.take();
     resumed
 }
 
 /// The first action of every resumed route: applies the pending answer, so that the route finds it in its message and in
-/// `$cassandra(rc)` and `$rc`.
+/// `$cassandra(rc)` and `$rc`. For a KEMI script it is the only action, and calls the script's function.
 pub(crate) fn apply_pending(message: &mut Message<'_>, _: &Args) -> ScriptCode {
-    match PENDING.take() {
-        Some((how, outcome)) => apply(message, &how, outcome),
-        None => {
-            log_error!("cassandra_apply_answer", "there is no answer to apply: this function is not for scripts");
-            code::ERROR
+    let Some(pending) = PENDING.take() else {
+        log_error!("cassandra_apply_answer", "there is no answer to apply: this function is not for scripts");
+        return code::ERROR;
+    };
+    let result = apply(message, &pending.how, pending.outcome);
+    match pending.callback {
+        None => result,
+        Some(name) => {
+            kemi::run_callback(message, &name);
+            code::OK
         }
     }
 }

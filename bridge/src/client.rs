@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::get;
-    use crate::protocol::{Lookup, pages};
+    use crate::protocol::{Continuation, Lookup, pages};
     use crate::transport::Seqpacket;
 
     fn lookup() -> Operation {
@@ -141,7 +141,8 @@ mod tests {
         let (near, _far) = Seqpacket::pair().expect("a pair");
         let metrics = Metrics::default();
         let mut client = Client::new(near, &metrics);
-        let ticket = || Ticket { hash_index: 1, label: 2, route: 3, context: vec![0; 1000] };
+        let ticket =
+            || Ticket { hash_index: 1, label: 2, continuation: Continuation::Route(3), context: vec![0; 1000] };
         let refused = (0..10_000).find_map(|_| client.submit(lookup(), Duration::from_secs(1), ticket()).err());
         assert_eq!(refused, Some(Unavailable::QueueFull));
         assert_eq!(get(&metrics.queue_full), 1);

@@ -40,10 +40,19 @@ pub struct Ticket {
     pub hash_index: u32,
     /// tm's label.
     pub label: u32,
-    /// Index of the route to run.
-    pub route: i32,
+    /// Where its script goes on.
+    pub continuation: Continuation,
     /// What the resume worker must know to apply the answer; opaque here.
     pub context: Vec<u8>,
+}
+
+/// Where the script of a suspended transaction goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Continuation {
+    /// In the route of this index.
+    Route(i32),
+    /// In the KEMI script's function of this name.
+    Callback(String),
 }
 
 /// A completed request of a suspended transaction, for a resume worker.

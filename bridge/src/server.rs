@@ -390,7 +390,7 @@ mod tests {
     use super::*;
     use crate::client::Client;
     use crate::metrics::get;
-    use crate::protocol::{Lookup, decode};
+    use crate::protocol::{Continuation, Lookup, decode};
 
     /// Answers lookups by user name: what each test needs of a backend.
     struct Scripted;
@@ -447,7 +447,7 @@ mod tests {
     }
 
     fn ticket() -> Ticket {
-        Ticket { hash_index: 1, label: 2, route: 3, context: vec![4] }
+        Ticket { hash_index: 1, label: 2, continuation: Continuation::Route(3), context: vec![4] }
     }
 
     fn completion(link: &Seqpacket) -> Completion {

@@ -197,8 +197,7 @@ pub(crate) mod tests {
     #[test]
     fn a_binding_is_meant_by_its_record_id_or_an_equal_contact() {
         let flow = BindingKey::for_contact("<urn:uuid:1>", 1, "sip:a@host:5060");
-        let binding =
-            Binding { key: flow, ruid: "r1".to_owned(), ..binding("sip:a@Host:5060;transport=UDP") };
+        let binding = Binding { key: flow, ruid: "r1".to_owned(), ..binding("sip:a@Host:5060;transport=UDP") };
         assert!(Which::All.fits(&binding));
         assert!(Which::Ruid("r1".to_owned()).fits(&binding));
         assert!(!Which::Ruid("r2".to_owned()).fits(&binding));

@@ -14,24 +14,65 @@ pub(crate) type ScriptCode = c_int;
 /// Where a function may be called. A resumed route is written as a request route and runs as a failure route.
 pub(crate) const REQUEST_AND_RESUMED: u32 = sys::REQUEST_ROUTE | sys::FAILURE_ROUTE;
 
+/// What a parameter of a script function is, to the script languages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parameter {
+    /// A text.
+    Text,
+    /// A whole number.
+    Number,
+    /// Where an async function resumes: a route of the configuration, a function of a KEMI script.
+    Route,
+}
+
+/// Which kind of script made a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The configuration's own language.
+    Script,
+    /// A KEMI language.
+    Kemi,
+}
+
+/// Where an async function is to resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResumeIn<'a> {
+    /// In the route of this name.
+    Route(&'a str),
+    /// In the KEMI script's function of this name.
+    Callback(&'a str),
+}
+
 /// The evaluated arguments of one call.
 #[derive(Debug)]
-pub(crate) struct Args(Vec<String>);
+pub(crate) struct Args {
+    values: Vec<String>,
+    caller: Caller,
+}
 
 impl Args {
+    /// The arguments of a call, in order.
+    pub(super) fn new(values: Vec<String>, caller: Caller) -> Self {
+        Self { values, caller }
+    }
+
     /// The argument at `index`; `""` when the call has fewer.
     pub(crate) fn text(&self, index: usize) -> &str {
-        self.0.get(index).map_or("", String::as_str)
+        self.values.get(index).map_or("", String::as_str)
     }
 
     /// How many arguments the call has.
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.values.len()
     }
 
-    /// The last argument.
-    pub(crate) fn last(&self) -> &str {
-        self.0.last().map_or("", String::as_str)
+    /// The last argument, which names where an async function resumes.
+    pub(crate) fn last(&self) -> ResumeIn<'_> {
+        let name = self.values.last().map_or("", String::as_str);
+        match self.caller {
+            Caller::Script => ResumeIn::Route(name),
+            Caller::Kemi => ResumeIn::Callback(name),
+        }
     }
 
     /// The argument at `index` as a number; 0 when the call has fewer.
@@ -72,17 +113,23 @@ pub(crate) unsafe fn run(
             // SAFETY: Kamailio just gave this text.
             values.push(unsafe { text::owned(&value) });
         }
-        function(&mut message, &Args(values))
+        function(&mut message, &Args::new(values, Caller::Script))
     })
 }
 
-/// Prepares one parameter at the start. With `route` it must, unless it is computed, name a route of the configuration.
+/// Prepares one parameter at the start. A route must, unless it is computed, be one of the configuration.
 ///
 /// # Safety
-/// Called by the server with the address of a parameter of its own.
-pub(crate) unsafe fn fixup(name: &'static str, parameter: *mut *mut c_void, number: c_int, route: bool) -> c_int {
+/// Called by the server with the address of a parameter of its own, or for a function without parameters with `number` 0.
+pub(crate) unsafe fn fixup(
+    name: &'static str,
+    parameters: &[Parameter],
+    parameter: *mut *mut c_void,
+    number: c_int,
+) -> c_int {
     guard(|| {
-        if route {
+        let Some(kind) = usize::try_from(number - 1).ok().and_then(|index| parameters.get(index)) else { return 0 };
+        if *kind == Parameter::Route {
             // SAFETY: before its fixup a parameter is terminated text.
             let written = unsafe { CStr::from_ptr((*parameter).cast()) }.to_string_lossy().into_owned();
             if !written.contains('$') && super::tm::find_route(&written).is_none() {
@@ -98,39 +145,60 @@ pub(crate) unsafe fn fixup(name: &'static str, parameter: *mut *mut c_void, numb
     })
 }
 
-/// One row of the table of script functions: name, number of parameters (0 to 4), function, and `route` when the last
-/// parameter names a route.
+/// The script functions: from one row each come the entry for the configuration's own language (in the first table named) and
+/// the twin for the KEMI languages (in the second).
+///
+/// ```text
+/// functions! { COMMANDS, TWINS:
+///     "cassandra_save"(domain: text, flags: number) = location::save, kemi "save";
+///     "cassandra_save"(domain: text) = location::save;
+///     "cassandra_registered"(domain: text) in ANY_ROUTE = location::registered, kemi "registered";
+///     "cassandra_save_async"(domain: text, flags: number, route: route) = location::save_async, kemi "save_async";
+/// }
+/// ```
+///
+/// * A parameter is `text`, `number` or `route` (the last of an async function: a route; in KEMI a callback). The function,
+///   `fn(&mut Message<'_>, &Args) -> ScriptCode`, reads all of them from its [`Args`] by index. Five at most, or six of text:
+///   no KEMI engine calls a function with more.
+/// * `in ANY_ROUTE` (or another of Kamailio's route masks) says where it may be called from; without it that is
+///   [`REQUEST_AND_RESUMED`].
+/// * KEMI knows no overloads, so each form has a KEMI name of its own, that of the stock module where it has one (`save`,
+///   `save_uri`), without `cassandra_` and with `_async` at the end. A form that is only shorter than another (flags left out)
+///   has none; every function has at least one.
+macro_rules! functions {
+    ($commands:ident, $twins:ident: $(
+        $(#[$attribute:meta])*
+        $name:literal $parameters:tt $(in $routes:ident)? = $function:path $(, kemi $twin:literal)?;
+    )*) => {
+        static $commands: $crate::host::command::Table<
+            [$crate::host::sys::cmd_export_t; <[&str]>::len(&[$($(#[$attribute])* $name,)*]) + 1],
+        > = $crate::host::command::Table([
+            $($(#[$attribute])* $crate::host::command::command!($name $parameters $(in $routes)? = $function),)*
+            $crate::host::command::END,
+        ]);
+        static $twins: $crate::host::command::Table<
+            [$crate::host::sys::sr_kemi_t; <[&str]>::len(&[$($($twin,)?)*]) + 1],
+        > = $crate::host::command::Table([
+            $($($crate::host::kemi::twin!($twin $parameters = $function),)?)*
+            $crate::host::kemi::END,
+        ]);
+    };
+}
+pub(crate) use functions;
+
+/// One row of the table of script functions.
 macro_rules! command {
-    ($name:literal, 0, $function:path) => {
-        $crate::host::command::command!(@row $name, 0, [], $function, None)
-    };
-    ($name:literal, 1, $function:path $(, $route:ident)?) => {
-        $crate::host::command::command!(@row $name, 1, [a], $function, $crate::host::command::command!(@fixup $name, 1 $(, $route)?))
-    };
-    ($name:literal, 2, $function:path $(, $route:ident)?) => {
-        $crate::host::command::command!(@row $name, 2, [a b], $function, $crate::host::command::command!(@fixup $name, 2 $(, $route)?))
-    };
-    ($name:literal, 3, $function:path $(, $route:ident)?) => {
-        $crate::host::command::command!(@row $name, 3, [a b c], $function, $crate::host::command::command!(@fixup $name, 3 $(, $route)?))
-    };
-    ($name:literal, 4, $function:path $(, $route:ident)?) => {
-        $crate::host::command::command!(@row $name, 4, [a b c d], $function, $crate::host::command::command!(@fixup $name, 4 $(, $route)?))
-    };
-    (@fixup $name:literal, $count:literal) => {{
-        unsafe extern "C" fn fixup(parameter: *mut *mut std::os::raw::c_void, number: std::os::raw::c_int) -> std::os::raw::c_int {
+    (@routes) => { $crate::host::command::REQUEST_AND_RESUMED };
+    (@routes $routes:ident) => { $crate::host::sys::$routes };
+    ($name:literal ($($argument:ident: $kind:ident),*) $(in $routes:ident)? = $function:path) => {{
+        const PARAMETERS: &[$crate::host::command::Parameter] = &[$($crate::host::command::parameter!($kind)),*];
+        unsafe extern "C" fn fixup(
+            parameter: *mut *mut std::os::raw::c_void,
+            number: std::os::raw::c_int,
+        ) -> std::os::raw::c_int {
             // SAFETY: the server's call, passed on.
-            unsafe { $crate::host::command::fixup($name, parameter, number, false) }
+            unsafe { $crate::host::command::fixup($name, PARAMETERS, parameter, number) }
         }
-        Some(fixup)
-    }};
-    (@fixup $name:literal, $count:literal, route) => {{
-        unsafe extern "C" fn fixup(parameter: *mut *mut std::os::raw::c_void, number: std::os::raw::c_int) -> std::os::raw::c_int {
-            // SAFETY: the server's call, passed on.
-            unsafe { $crate::host::command::fixup($name, parameter, number, number == $count) }
-        }
-        Some(fixup)
-    }};
-    (@row $name:literal, $count:literal, [$($argument:ident)*], $function:path, $fixup:expr) => {{
         unsafe extern "C" fn entry(
             message: *mut $crate::host::sys::sip_msg $(, $argument: *mut std::os::raw::c_char)*
         ) -> std::os::raw::c_int {
@@ -146,14 +214,28 @@ macro_rules! command {
                     *mut $crate::host::sys::sip_msg, *mut std::os::raw::c_char, *mut std::os::raw::c_char,
                 ) -> std::os::raw::c_int>(entry as *const ())
             }),
-            param_no: $count,
-            fixup: $fixup,
+            param_no: PARAMETERS.len() as std::os::raw::c_int,
+            fixup: Some(fixup),
             free_fixup: None,
-            flags: $crate::host::command::REQUEST_AND_RESUMED,
+            flags: $crate::host::command::command!(@routes $($routes)?),
         }
     }};
 }
 pub(crate) use command;
+
+/// A parameter's kind by its name in [`functions!`].
+macro_rules! parameter {
+    (text) => {
+        $crate::host::command::Parameter::Text
+    };
+    (number) => {
+        $crate::host::command::Parameter::Number
+    };
+    (route) => {
+        $crate::host::command::Parameter::Route
+    };
+}
+pub(crate) use parameter;
 
 /// The row that ends a table.
 pub(crate) const END: sys::cmd_export_t =

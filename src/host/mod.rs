@@ -5,6 +5,7 @@
 pub(crate) mod auth;
 pub(crate) mod command;
 pub(crate) mod guard;
+pub(crate) mod kemi;
 pub(crate) mod log;
 pub(crate) mod message;
 pub(crate) mod params;

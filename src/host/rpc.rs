@@ -114,7 +114,8 @@ impl Call<'_> {
     fn scan_text(&self, format: &'static CStr) -> Option<String> {
         let mut value = sys::str_ { s: ptr::null_mut(), len: 0 };
         // SAFETY: the formats that this is called with take the address of one `str`.
-        let read = unsafe { self.rpc.scan.map_or(0, |scan| scan(self.context, format.as_ptr().cast_mut(), &raw mut value)) };
+        let read =
+            unsafe { self.rpc.scan.map_or(0, |scan| scan(self.context, format.as_ptr().cast_mut(), &raw mut value)) };
         // SAFETY: the server just gave this text.
         (read == 1).then(|| unsafe { text::owned(&value) })
     }
@@ -122,9 +123,8 @@ impl Call<'_> {
     fn scan_double(&self) -> Option<f64> {
         let mut value = 0_f64;
         // SAFETY: "f" takes the address of a double.
-        let read = unsafe {
-            self.rpc.scan.map_or(0, |scan| scan(self.context, c"*.f".as_ptr().cast_mut(), &raw mut value))
-        };
+        let read =
+            unsafe { self.rpc.scan.map_or(0, |scan| scan(self.context, c"*.f".as_ptr().cast_mut(), &raw mut value)) };
         (read == 1).then_some(value)
     }
 

@@ -116,10 +116,11 @@ pub(crate) fn cancel_suspend(transaction: Transaction) {
     }
 }
 
-/// Continues a suspended transaction: the script function `first` runs on its message, then the route. Returns whether it
-/// was still there.
-pub(crate) fn resume(transaction: Transaction, first: &'static CStr, route: i32) -> bool {
+/// Continues a suspended transaction: the script function `first` runs on its message, then the route, if there is one.
+/// Returns whether it was still there.
+pub(crate) fn resume(transaction: Transaction, first: &'static CStr, route: Option<i32>) -> bool {
     let Some(api) = API.get() else { return false };
+    let route = route.unwrap_or(sys::SHIM_NO_ROUTE);
     // SAFETY: the API is bound; the name is terminated; main thread of a resume worker.
     let result = unsafe {
         sys::shim_resume(&api.0, transaction.hash_index, transaction.label, first.as_ptr().cast_mut(), route)

@@ -9,6 +9,7 @@
 #include "core/pt.h"
 #include "core/pvar.h"
 #include "core/rpc.h"
+#include "core/kemi.h"
 #include "core/counters.h"
 #include "core/cfg/cfg_struct.h"
 #include "core/data_lump_rpl.h"
@@ -39,8 +40,9 @@ void shim_cfg_update(void);
 /* config.c: tm's fr_timer in milliseconds (after tm's mod_init), or -1 when tm is not loaded. */
 long shim_tm_fr_timer_ms(void);
 
-/* resume.c: continues a suspended transaction: runs `first` on the message, then the route at index `route`. Returns what
-   t_continue returns, or -3 when there is no such route or no such function. */
+/* resume.c: continues a suspended transaction: runs `first` on the message, then the route at index `route`, or none when that
+   is SHIM_NO_ROUTE. Returns what t_continue returns, or -3 when there is no such route or no such function. */
+#define SHIM_NO_ROUTE (-1)
 int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int label, char *first, int route);
 
 /* process.c: sends `sig` to every other process of this server instance. */

@@ -1,6 +1,6 @@
 /* t_continue runs a list of script actions. A resumed route must find the answer already applied to its message (Request-URI,
    branches, $cassandra(rc)), and that message exists only inside t_continue. So the list starts with a call of our own
-   function, and the route's actions follow. */
+   function, and the route's actions follow; for a KEMI script, whose callback is no list of actions, that function calls it. */
 #include <string.h>
 #include "core/route.h"
 #include "core/route_struct.h"
@@ -15,7 +15,7 @@ int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int
 
 	if(!function)
 		function = find_export_record(first, 0, 0);
-	if(!function || route < 0 || route >= main_rt.entries)
+	if(!function || route < SHIM_NO_ROUTE || route >= main_rt.entries)
 		return -3;
 	memset(&call, 0, sizeof(call));
 	call.cfile = "cassandra";
@@ -23,6 +23,6 @@ int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int
 	call.count = 2;
 	call.val[0].type = MODEXP_ST;
 	call.val[0].u.data = function;
-	call.next = main_rt.rlist[route];
+	call.next = route == SHIM_NO_ROUTE ? NULL : main_rt.rlist[route];
 	return tm->t_continue(hash_index, label, &call);
 }
