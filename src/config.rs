@@ -1,15 +1,19 @@
 //! Module parameters, parsed into one validated configuration at the start.
 #![forbid(unsafe_code)]
 
+pub(crate) mod registrar;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bridge::credentials::CacheConfig;
+use bridge::owned::{Events, Keepalive, OwnedConfig};
 use bridge::server::Limits;
 use bridge::service::ServiceConfig;
-use domain::register::{PathMode, Policy};
+use domain::register::Node;
 use store::{Login, StoreConfig, TlsConfig};
 
+use self::registrar::Registrar;
 use crate::host;
 
 /// The parameters as `modparam` sets them, with their defaults.
@@ -36,17 +40,39 @@ pub(crate) mod raw {
     pub(crate) static BATCH_INTERVAL: Number = Number::default(1000);
     pub(crate) static RESUME_WORKERS: Number = Number::default(4);
     pub(crate) static DRAIN_TIMEOUT: Number = Number::default(5000);
-    pub(crate) static DEFAULT_EXPIRES: Number = Number::default(3600);
-    pub(crate) static MIN_EXPIRES: Number = Number::default(60);
     pub(crate) static MIN_EXPIRES_MODE: Number = Number::default(0);
-    pub(crate) static MAX_EXPIRES: Number = Number::default(3600);
-    pub(crate) static MAX_CONTACTS: Number = Number::default(0);
-    pub(crate) static RETRY_AFTER: Number = Number::default(0);
-    pub(crate) static DEFAULT_Q: Number = Number::default(-1);
     pub(crate) static CONTACT_MAX_SIZE: Number = Number::default(512);
     pub(crate) static USE_PATH: Number = Number::default(0);
     pub(crate) static PATH_MODE: Number = Number::default(2);
+    pub(crate) static PATH_USE_RECEIVED: Number = Number::default(0);
+    pub(crate) static PATH_CHECK_LOCAL: Number = Number::default(0);
+    pub(crate) static NAT_BFLAG: Number = Number::default(-1);
     pub(crate) static CSEQ_DELAY: Number = Number::default(20);
+    pub(crate) static OUTBOUND_MODE: Number = Number::default(0);
+    pub(crate) static REGID_MODE: Number = Number::default(0);
+    pub(crate) static FLOW_TIMER: Number = Number::default(0);
+    pub(crate) static GRUU_ENABLED: Number = Number::default(1);
+    pub(crate) static RECEIVED_AVP: Text = Text::unset();
+    pub(crate) static RECEIVED_PARAM: Text = Text::unset();
+    pub(crate) static SOCK_FLAG: Number = Number::default(-1);
+    pub(crate) static SOCK_HDR_NAME: Text = Text::unset();
+    pub(crate) static SOCK_MODE: Number = Number::default(0);
+    pub(crate) static REALM_PREFIX: Text = Text::unset();
+    pub(crate) static METHOD_FILTERING: Number = Number::default(0);
+    pub(crate) static LOOKUP_FILTER_MODE: Number = Number::default(0);
+    pub(crate) static DESC_TIME_ORDER: Number = Number::default(0);
+    pub(crate) static XAVP_CFG: Text = Text::unset();
+    pub(crate) static XAVP_RCD: Text = Text::unset();
+    pub(crate) static XAVP_RCD_MASK: Number = Number::default(0);
+    pub(crate) static XAVP_CONTACT: Text = Text::unset();
+    pub(crate) static NODE_URI: Text = Text::unset();
+    pub(crate) static STATE_DIR: Text = Text::unset();
+    pub(crate) static EVENT_CALLBACK: Text = Text::unset();
+    pub(crate) static KA_MODE: Number = Number::default(0);
+    pub(crate) static KA_INTERVAL: Number = Number::default(40);
+    pub(crate) static KA_FROM: Text = Text::unset();
+    pub(crate) static STALE_LOOKUP: Number = Number::default(1);
+    pub(crate) static STALE_BINDINGS: Number = Number::default(100_000);
 }
 
 /// The validated configuration.
@@ -54,6 +80,12 @@ pub(crate) mod raw {
 pub(crate) struct Config {
     /// What the I/O process does.
     pub(crate) service: ServiceConfig,
+    /// The registrar's rules.
+    pub(crate) registrar: Registrar,
+    /// The KEMI script's function for events; `""` for none.
+    pub(crate) event_callback: String,
+    /// URI of From in keepalives; `""` for one in the contact's domain.
+    pub(crate) keepalive_from: String,
     /// Its bounds.
     pub(crate) limits: Limits,
     /// How far apart the I/O process takes its work under load.
@@ -80,14 +112,14 @@ pub(crate) fn read() -> Result<Config, String> {
         ));
     }
     let local_dc = text("local_dc", &raw::LOCAL_DC, None)?;
-    let node_name = match raw::NODE_NAME.get() {
-        Some(name) => name,
-        None => host_name(),
-    };
+    let registrar = Registrar::read()?;
     Ok(Config {
         service: ServiceConfig {
             store: store_config(&local_dc, request_timeout)?,
-            policy: policy(local_dc, node_name)?,
+            node: node(local_dc)?,
+            max_expires: registrar::initial_max_expires(),
+            owned: OwnedConfig { events: Events::default(), keepalive: keepalive(&registrar)?, file: state_file()? },
+            stale_bindings: stale_bindings()?,
             credential_cache: credential_cache()?,
             breaker_threshold: number("breaker_threshold", &raw::BREAKER_THRESHOLD, 1..=1_000_000)?,
             retry_interval: millis("retry_interval", &raw::RETRY_INTERVAL, 10..=3_600_000)?,
@@ -96,6 +128,9 @@ pub(crate) fn read() -> Result<Config, String> {
             in_flight: number("max_in_flight", &raw::MAX_IN_FLIGHT, 1..=1_000_000)? as usize,
             drain: millis("drain_timeout", &raw::DRAIN_TIMEOUT, 0..=50_000)?,
         },
+        registrar,
+        event_callback: raw::EVENT_CALLBACK.get().unwrap_or_default(),
+        keepalive_from: sip_uri("ka_from", &raw::KA_FROM)?,
         batch_interval: batch_interval()?,
         call_timeout,
         resume_workers: number("resume_workers", &raw::RESUME_WORKERS, 1..=1000)? as i32,
@@ -144,44 +179,48 @@ fn credential_cache() -> Result<CacheConfig, String> {
     })
 }
 
-fn policy(dc: String, registrar: String) -> Result<Policy, String> {
-    let default_expires = number("default_expires", &raw::DEFAULT_EXPIRES, 1..=31_536_000)?;
-    let min_expires = number("min_expires", &raw::MIN_EXPIRES, 0..=31_536_000)?;
-    let max_expires = number("max_expires", &raw::MAX_EXPIRES, 1..=31_536_000)?;
-    if min_expires > max_expires {
-        return Err(format!("parameter min_expires is {min_expires} but must not exceed max_expires ({max_expires})"));
-    }
-    Ok(Policy {
-        default_expires,
-        min_expires,
-        min_expires_reject: switch("min_expires_mode", &raw::MIN_EXPIRES_MODE)?,
-        max_expires,
-        max_contacts: number("max_contacts", &raw::MAX_CONTACTS, 0..=100_000)?,
-        retry_after: number("retry_after", &raw::RETRY_AFTER, 0..=86_400)?,
-        default_q: default_q()?,
-        contact_max_size: number("contact_max_size", &raw::CONTACT_MAX_SIZE, 16..=4096)? as usize,
-        path: path_mode()?,
-        cseq_delay: number("cseq_delay", &raw::CSEQ_DELAY, 0..=3600)?,
-        dc,
-        registrar,
-    })
+fn node(dc: String) -> Result<Node, String> {
+    let name = raw::NODE_NAME.get().unwrap_or_else(host_name);
+    Ok(Node { dc, name, uri: sip_uri("node_uri", &raw::NODE_URI)?, longest_expiry: 0 })
 }
 
-fn default_q() -> Result<i16, String> {
-    match raw::DEFAULT_Q.get() {
-        q @ -1..=1000 => Ok(q as i16),
-        wrong => Err(format!("parameter default_q is {wrong} but must be -1 (none) or 0 to 1000 (thousandths)")),
+/// A SIP URI; `""` when it is not set.
+fn sip_uri(name: &str, parameter: &host::params::Text) -> Result<String, String> {
+    let uri = parameter.get().unwrap_or_default();
+    if uri.is_empty() || domain::uri::SipUri::parse(&uri).is_ok() {
+        return Ok(uri);
     }
+    Err(format!("parameter {name} is '{uri}' but must be a SIP URI, for example sip:192.0.2.1:5060"))
 }
 
-fn path_mode() -> Result<PathMode, String> {
-    let mode = match raw::PATH_MODE.get() {
-        0 => PathMode::Off,
-        1 => PathMode::Lazy,
-        2 => PathMode::Strict,
-        wrong => return Err(format!("parameter path_mode is {wrong} but must be 0 (off), 1 (lazy) or 2 (strict)")),
+/// As the stock `ka_mode`: 1 all contacts, 2 those behind a NAT, 4 those on UDP.
+fn keepalive(registrar: &Registrar) -> Result<Option<Keepalive>, String> {
+    let mode = number("ka_mode", &raw::KA_MODE, 0..=7)?;
+    let interval = Duration::from_secs(number("ka_interval", &raw::KA_INTERVAL, 1..=3600)?.into());
+    let rule = Keepalive {
+        interval,
+        natted_only: (mode & 2 != 0).then_some(registrar.nat_flags()),
+        udp_only: mode & 4 != 0,
     };
-    Ok(if switch("use_path", &raw::USE_PATH)? { mode } else { PathMode::Ignore })
+    Ok((mode != 0).then_some(rule))
+}
+
+/// The file of the contacts that this node owns.
+fn state_file() -> Result<Option<PathBuf>, String> {
+    let Some(dir) = raw::STATE_DIR.get().filter(|dir| !dir.is_empty()).map(PathBuf::from) else { return Ok(None) };
+    let probe = dir.join(".writable");
+    match std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)) {
+        Ok(()) => Ok(Some(dir.join("contacts.redb"))),
+        Err(error) => Err(format!(
+            "parameter state_dir is '{}' but no file can be made there: {error}; make the directory and give it to Kamailio's user",
+            dir.display()
+        )),
+    }
+}
+
+fn stale_bindings() -> Result<usize, String> {
+    let bindings = number("stale_bindings", &raw::STALE_BINDINGS, 1..=100_000_000)?;
+    Ok(if switch("stale_lookup", &raw::STALE_LOOKUP)? { bindings as usize } else { 0 })
 }
 
 fn contact_points() -> Result<Vec<String>, String> {

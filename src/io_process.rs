@@ -9,11 +9,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use bridge::protocol::Task;
 use bridge::server::{self, Links};
 use bridge::service::Service;
 use bridge::transport::Seqpacket;
 use bridge::{Metrics, Pace};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::host::log::{self, Level, log_error};
@@ -25,6 +27,9 @@ use lines::{Line, Lines};
 
 /// Log lines that wait to be written; more are dropped, since nothing may wait for the log.
 const LINES: usize = 1024;
+
+/// Events and keepalives that wait for the resume workers.
+const NOTICES: usize = 10_000;
 
 /// Runs the I/O process until it is told to stop and has drained. `parent` is the main process.
 pub(crate) fn run(config: Config, callers: Vec<Seqpacket>, completions: Seqpacket, parent: i32) {
@@ -48,7 +53,8 @@ fn start(
     lines: SyncSender<Line>,
 ) -> io::Result<Runtime> {
     let metrics = shared::metrics().ok_or_else(|| io::Error::other("there is no shared memory"))?;
-    let links = Links { callers, completions, stop: process::stop_signals()? };
+    let (sender_of_notices, notices) = mpsc::channel(NOTICES);
+    let links = Links { callers, completions, notices, stop: process::stop_signals()? };
     tracing::subscriber::set_global_default(Lines::new(lines.clone())).map_err(io::Error::other)?;
     let pace = Arc::new(Pace::new(config.batch_interval));
     let pace_of_thread = {
@@ -63,17 +69,25 @@ fn start(
             .enable_all()
             .build()
     })?;
-    runtime.spawn(serve(config, links, pace, metrics, lines));
+    runtime.spawn(serve(config, links, sender_of_notices, pace, metrics, lines));
     Ok(runtime)
 }
 
-async fn serve(config: Config, links: Links, pace: Arc<Pace>, metrics: &'static Metrics, lines: SyncSender<Line>) {
-    let service = Arc::new(Service::new(config.service, metrics));
+async fn serve(
+    config: Config,
+    links: Links,
+    notices: mpsc::Sender<Task>,
+    pace: Arc<Pace>,
+    metrics: &'static Metrics,
+    lines: SyncSender<Line>,
+) {
+    let service = Arc::new(Service::new(config.service, notices, metrics));
     let connection = tokio::spawn({
         let service = service.clone();
         async move { service.run().await }
     });
-    let last = match server::serve(links, config.limits, service, pace, metrics).await {
+    let upkeep = tokio::spawn(service.clone().watch());
+    let last = match server::serve(links, config.limits, service.clone(), pace, metrics).await {
         Ok(0) => Line::new(Level::Info, "stopped: every accepted operation was completed"),
         Ok(left) => {
             Line::new(Level::Warning, format!("stopped with {left} operations under way: their callers got no answer"))
@@ -81,6 +95,8 @@ async fn serve(config: Config, links: Links, pace: Arc<Pace>, metrics: &'static 
         Err(error) => Line::new(Level::Critical, format!("the I/O process ends: {error}")),
     };
     connection.abort();
+    upkeep.abort();
+    service.close();
     // A full queue must not keep the process alive.
     let _ = lines.try_send(last);
     let _ = lines.try_send(Line::end());

@@ -13,13 +13,16 @@ mod lifecycle;
 mod location;
 mod outcome;
 mod rpc;
+mod upkeep;
 mod variables;
 
 use std::ffi::c_char;
 use std::os::raw::{c_int, c_void};
 
+use config::registrar::Setting;
 use host::command::{Table, functions};
 use host::{kemi, params, pv, rpc as rpcs, sys};
+use location::{contacts, lookup, save};
 
 functions! { COMMANDS, TWINS:
     "cassandra_www_authenticate"(realm: text, table: text) = auth::www_authenticate, kemi "www_authenticate";
@@ -31,22 +34,59 @@ functions! { COMMANDS, TWINS:
     "cassandra_auth_check"(realm: text, table: text, flags: number) = auth::auth_check, kemi "auth_check";
     "cassandra_auth_check_async"(realm: text, table: text, flags: number, route: route)
         = auth::auth_check_async, kemi "auth_check_async";
-    "cassandra_auth_save"(realm: text) = location::auth_save;
-    "cassandra_auth_save"(realm: text, flags: number) = location::auth_save, kemi "auth_save";
-    "cassandra_auth_save_async"(realm: text, route: route) = location::auth_save_async;
-    "cassandra_auth_save_async"(realm: text, flags: number, route: route)
-        = location::auth_save_async, kemi "auth_save_async";
-    "cassandra_save"(domain: text) = location::save;
-    "cassandra_save"(domain: text, flags: number) = location::save, kemi "save";
-    "cassandra_save"(domain: text, flags: number, uri: text) = location::save, kemi "save_uri";
-    "cassandra_save_async"(domain: text, route: route) = location::save_async;
-    "cassandra_save_async"(domain: text, flags: number, route: route) = location::save_async, kemi "save_async";
+    "cassandra_auth_save"(realm: text) = save::auth_save;
+    "cassandra_auth_save"(realm: text, flags: number) = save::auth_save, kemi "auth_save";
+    "cassandra_auth_save_async"(realm: text, route: route) = save::auth_save_async;
+    "cassandra_auth_save_async"(realm: text, flags: number, route: route) = save::auth_save_async, kemi "auth_save_async";
+    "cassandra_save"(domain: text) = save::save;
+    "cassandra_save"(domain: text, flags: number) = save::save, kemi "save";
+    "cassandra_save"(domain: text, flags: number, uri: text) = save::save, kemi "save_uri";
+    "cassandra_save_async"(domain: text, route: route) = save::save_async;
+    "cassandra_save_async"(domain: text, flags: number, route: route) = save::save_async, kemi "save_async";
     "cassandra_save_async"(domain: text, flags: number, uri: text, route: route)
-        = location::save_async, kemi "save_uri_async";
-    "cassandra_lookup"(domain: text) = location::lookup, kemi "lookup";
-    "cassandra_lookup"(domain: text, uri: text) = location::lookup, kemi "lookup_uri";
-    "cassandra_lookup_async"(domain: text, route: route) = location::lookup_async, kemi "lookup_async";
-    "cassandra_lookup_async"(domain: text, uri: text, route: route) = location::lookup_async, kemi "lookup_uri_async";
+        = save::save_async, kemi "save_uri_async";
+    "cassandra_reg_send_reply"() = save::send_kept_reply, kemi "reg_send_reply";
+    "cassandra_add_sock_hdr"(name: text) = save::add_sock_hdr, kemi "add_sock_hdr";
+    "cassandra_lookup"(domain: text) = lookup::lookup, kemi "lookup";
+    "cassandra_lookup"(domain: text, uri: text) = lookup::lookup, kemi "lookup_uri";
+    "cassandra_lookup_async"(domain: text, route: route) = lookup::lookup_async, kemi "lookup_async";
+    "cassandra_lookup_async"(domain: text, uri: text, route: route) = lookup::lookup_async, kemi "lookup_uri_async";
+    "cassandra_lookup_to_dset"(domain: text) = lookup::lookup_to_dset;
+    "cassandra_lookup_to_dset"(domain: text, uri: text) = lookup::lookup_to_dset, kemi "lookup_to_dset";
+    "cassandra_lookup_to_dset_async"(domain: text, route: route) = lookup::lookup_to_dset_async;
+    "cassandra_lookup_to_dset_async"(domain: text, uri: text, route: route)
+        = lookup::lookup_to_dset_async, kemi "lookup_to_dset_async";
+    "cassandra_lookup_branches"(domain: text) = lookup::lookup_branches, kemi "lookup_branches";
+    "cassandra_lookup_branches_async"(domain: text, route: route)
+        = lookup::lookup_branches_async, kemi "lookup_branches_async";
+    "cassandra_registered"(domain: text) in ANY_ROUTE = contacts::registered, kemi "registered";
+    "cassandra_registered"(domain: text, uri: text) in ANY_ROUTE = contacts::registered, kemi "registered_uri";
+    "cassandra_registered"(domain: text, uri: text, option: number) in ANY_ROUTE
+        = contacts::registered, kemi "registered_flags";
+    "cassandra_registered"(domain: text, uri: text, option: number, action: number) in ANY_ROUTE
+        = contacts::registered, kemi "registered_action";
+    "cassandra_registered_async"(domain: text, route: route) = contacts::registered_async;
+    "cassandra_registered_async"(domain: text, uri: text, route: route)
+        = contacts::registered_async, kemi "registered_async";
+    "cassandra_registered_async"(domain: text, uri: text, option: number, route: route) = contacts::registered_async;
+    "cassandra_registered_async"(domain: text, uri: text, option: number, action: number, route: route)
+        = contacts::registered_async, kemi "registered_action_async";
+    "cassandra_unregister"(domain: text, uri: text) in ANY_ROUTE = contacts::unregister, kemi "unregister";
+    "cassandra_unregister"(domain: text, uri: text, ruid: text) in ANY_ROUTE
+        = contacts::unregister, kemi "unregister_ruid";
+    "cassandra_unregister_async"(domain: text, uri: text, route: route)
+        = contacts::unregister_async, kemi "unregister_async";
+    "cassandra_unregister_async"(domain: text, uri: text, ruid: text, route: route)
+        = contacts::unregister_async, kemi "unregister_ruid_async";
+    "cassandra_fetch_contacts"(domain: text, uri: text, profile: text) in ANY_ROUTE
+        = contacts::fetch_contacts, kemi "fetch_contacts";
+    "cassandra_fetch_contacts_async"(domain: text, uri: text, profile: text, route: route)
+        = contacts::fetch_contacts_async, kemi "fetch_contacts_async";
+    "cassandra_free_contacts"(profile: text) in ANY_ROUTE = contacts::free_contacts, kemi "free_contacts";
+    "cassandra_lookup_xavp"(domain: text, uri: text, record: text, contact: text) in ANY_ROUTE
+        = contacts::lookup_xavp, kemi "lookup_xavp";
+    "cassandra_lookup_xavp_async"(domain: text, uri: text, record: text, contact: text, route: route)
+        = contacts::lookup_xavp_async, kemi "lookup_xavp_async";
     // Not for scripts: the first action of every resumed route.
     "cassandra_apply_answer"() = outcome::apply_pending;
     #[cfg(feature = "fault-injection")]
@@ -55,7 +95,8 @@ functions! { COMMANDS, TWINS:
     "cassandra_test_io_panic"() = lifecycle::panic_in_io_process;
 }
 
-static PARAMETERS: Table<[sys::param_export_t; 32]> = Table([
+/// The fixed parameters; those that can be changed at run time follow, then the end of the table.
+static PARAMETERS: Table<[sys::param_export_t; 53 + Setting::COUNT + 1]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -65,6 +106,7 @@ static PARAMETERS: Table<[sys::param_export_t; 32]> = Table([
     config::raw::TLS_CERT_FILE.export(c"tls_cert_file"),
     config::raw::TLS_KEY_FILE.export(c"tls_key_file"),
     config::raw::NODE_NAME.export(c"node_name"),
+    config::raw::NODE_URI.export(c"node_uri"),
     config::raw::CALL_TIMEOUT.export(c"call_timeout"),
     config::raw::REQUEST_TIMEOUT.export(c"request_timeout"),
     config::raw::CONNECT_TIMEOUT.export(c"connect_timeout"),
@@ -76,22 +118,57 @@ static PARAMETERS: Table<[sys::param_export_t; 32]> = Table([
     config::raw::BATCH_INTERVAL.export(c"batch_interval"),
     config::raw::RESUME_WORKERS.export(c"resume_workers"),
     config::raw::DRAIN_TIMEOUT.export(c"drain_timeout"),
-    config::raw::DEFAULT_EXPIRES.export(c"default_expires"),
-    config::raw::MIN_EXPIRES.export(c"min_expires"),
+    config::raw::STALE_LOOKUP.export(c"stale_lookup"),
+    config::raw::STALE_BINDINGS.export(c"stale_bindings"),
     config::raw::MIN_EXPIRES_MODE.export(c"min_expires_mode"),
-    config::raw::MAX_EXPIRES.export(c"max_expires"),
-    config::raw::MAX_CONTACTS.export(c"max_contacts"),
-    config::raw::RETRY_AFTER.export(c"retry_after"),
-    config::raw::DEFAULT_Q.export(c"default_q"),
     config::raw::CONTACT_MAX_SIZE.export(c"contact_max_size"),
     config::raw::USE_PATH.export(c"use_path"),
     config::raw::PATH_MODE.export(c"path_mode"),
+    config::raw::PATH_USE_RECEIVED.export(c"path_use_received"),
+    config::raw::PATH_CHECK_LOCAL.export(c"path_check_local"),
+    config::raw::NAT_BFLAG.export(c"nat_bflag"),
     config::raw::CSEQ_DELAY.export(c"cseq_delay"),
+    config::raw::OUTBOUND_MODE.export(c"outbound_mode"),
+    config::raw::REGID_MODE.export(c"regid_mode"),
+    config::raw::FLOW_TIMER.export(c"flow_timer"),
+    config::raw::GRUU_ENABLED.export(c"gruu_enabled"),
+    config::raw::RECEIVED_AVP.export(c"received_avp"),
+    config::raw::RECEIVED_PARAM.export(c"received_param"),
+    config::raw::SOCK_FLAG.export(c"sock_flag"),
+    config::raw::SOCK_HDR_NAME.export(c"sock_hdr_name"),
+    config::raw::SOCK_MODE.export(c"sock_mode"),
+    config::raw::REALM_PREFIX.export(c"realm_prefix"),
+    config::raw::METHOD_FILTERING.export(c"method_filtering"),
+    config::raw::LOOKUP_FILTER_MODE.export(c"lookup_filter_mode"),
+    config::raw::DESC_TIME_ORDER.export(c"desc_time_order"),
+    config::raw::XAVP_CFG.export(c"xavp_cfg"),
+    config::raw::XAVP_RCD.export(c"xavp_rcd"),
+    config::raw::XAVP_RCD_MASK.export(c"xavp_rcd_mask"),
+    config::raw::XAVP_CONTACT.export(c"xavp_contact"),
+    config::raw::STATE_DIR.export(c"state_dir"),
+    config::raw::EVENT_CALLBACK.export(c"event_callback"),
+    config::raw::KA_MODE.export(c"ka_mode"),
+    config::raw::KA_INTERVAL.export(c"ka_interval"),
+    config::raw::KA_FROM.export(c"ka_from"),
+    Setting::DefaultExpires.export(),
+    Setting::DefaultExpiresRange.export(),
+    Setting::ExpiresRange.export(),
+    Setting::MinExpires.export(),
+    Setting::MaxExpires.export(),
+    Setting::MaxContacts.export(),
+    Setting::RetryAfter.export(),
+    Setting::CaseSensitive.export(),
+    Setting::DefaultQ.export(),
+    Setting::AppendBranches.export(),
+    Setting::UseExpiredContacts.export(),
     params::END,
 ]);
 
-static VARIABLES: Table<[sys::pv_export_t; 2]> =
-    Table([pv::export("cassandra", parse_variable, read_variable), pv::END]);
+static VARIABLES: Table<[sys::pv_export_t; 3]> = Table([
+    pv::class!("cassandra", variables::parse, variables::read),
+    pv::class!("cassandra_contact", contacts::parse_variable, contacts::read_variable),
+    pv::END,
+]);
 
 static METHODS: Table<[sys::rpc_export_t; 2]> = Table([
     rpcs::method!(
@@ -101,20 +178,6 @@ static METHODS: Table<[sys::rpc_export_t; 2]> = Table([
     ),
     rpcs::END,
 ]);
-
-unsafe extern "C" fn parse_variable(spec: *mut sys::pv_spec_t, name: *mut sys::str_) -> c_int {
-    // SAFETY: the server's call, passed on.
-    unsafe { pv::parse(variables::ALL, spec, name) }
-}
-
-unsafe extern "C" fn read_variable(
-    message: *mut sys::sip_msg,
-    param: *mut sys::pv_param_t,
-    value: *mut sys::pv_value_t,
-) -> c_int {
-    // SAFETY: the server's call, passed on.
-    unsafe { pv::get(variables::ALL, message, param, value) }
-}
 
 /// Called by the loader, before `mod_init` of any module.
 #[unsafe(no_mangle)]

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use bridge::metrics::count;
-use bridge::protocol::{Completion, MAX_MESSAGE, decode};
+use bridge::protocol::{MAX_MESSAGE, Task, decode};
 use bridge::transport::{Link, Seqpacket};
 use once_cell::sync::OnceCell;
 
@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::host::log::log_error;
 use crate::host::process::{self, Forked, Rank};
 use crate::host::{self, shared};
-use crate::{io_process, outcome};
+use crate::{io_process, outcome, upkeep};
 
 /// What every process of the server inherits.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ fn try_initialise() -> Result<(), String> {
     host::tm::bind()?;
     host::reply::bind()?;
     host::auth::bind()?;
+    host::keepalive::listen();
     let config = config::read()?;
     host::stats::register(c"cassandra", crate::rpc::statistics())?;
     process::announce(1 + config.resume_workers);
@@ -73,8 +74,12 @@ fn status(result: Result<(), String>) -> i32 {
 }
 
 fn make_links() -> Result<(), String> {
-    let config = CONFIG.get().ok_or("the module was not initialised")?.clone();
+    let mut config = CONFIG.get().ok_or("the module was not initialised")?.clone();
     config::check_transaction_timer(&config)?;
+    if config.service.node.uri.is_empty() {
+        config.service.node.uri = host::socket::own_uri().unwrap_or_default();
+    }
+    config.service.owned.events = upkeep::wanted_events(&config.event_callback);
     let pair = || {
         Seqpacket::pair()
             .map_err(|error| format!("no socketpair to the I/O process: {error}; raise the limit of open files"))
@@ -111,14 +116,14 @@ fn fork_processes() -> Result<(), String> {
     Ok(())
 }
 
-/// The life of a resume worker: takes completions, continues their transactions.
+/// The life of a resume worker: continues transactions whose answer has come, runs routes for events, sends keepalives.
 fn resume_for_ever(module: &Module) -> ! {
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         match module.completions.receive(&mut buffer, None) {
             Ok(Some(length)) => {
                 process::update_configuration();
-                host::guard::guard(|| resume(&buffer[..length]));
+                host::guard::guard(|| work(&buffer[..length]));
             }
             Ok(None) => {}
             Err(error) => {
@@ -129,15 +134,17 @@ fn resume_for_ever(module: &Module) -> ! {
     }
 }
 
-fn resume(message: &[u8]) {
-    match decode::<Completion>(message) {
-        Ok(completion) => {
+fn work(message: &[u8]) {
+    match decode::<Task>(message) {
+        Ok(Task::Resume(completion)) => {
             let resumed = outcome::resume(completion);
             if let Some(metrics) = shared::metrics() {
                 count(if resumed { &metrics.resumed } else { &metrics.resume_failed });
             }
         }
-        Err(error) => log_error!("resume", "a completion is not understood: {error}"),
+        Ok(Task::Tell(event)) => upkeep::tell(event),
+        Ok(Task::KeepAlive(aor, binding)) => upkeep::keep_alive(&aor, &binding),
+        Err(error) => log_error!("resume", "a task is not understood: {error}"),
     }
 }
 

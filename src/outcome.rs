@@ -6,30 +6,25 @@ use std::cell::RefCell;
 use bridge::Metrics;
 use bridge::metrics::count;
 use bridge::protocol::{
-    Completion, CompletionResult, Continuation, Lookup, Operation, Outcome, Registered, Unavailable, Verdict, decode,
-    encode,
+    Completion, CompletionResult, Continuation, Operation, Outcome, Unavailable, Verdict, decode, encode,
 };
-use domain::Binding;
-use domain::lookup::first_path_uri;
-use domain::register::{Rejection, Saved};
+use domain::Aor;
 use serde::{Deserialize, Serialize};
 
 use crate::bridge_client::{self, Submitted};
 use crate::host::auth::{Scheme, code, mark_authorized};
 use crate::host::command::{Args, ResumeIn, ScriptCode};
-use crate::host::log::{log_error, log_warning};
-use crate::host::message::{Header, Message, max_branches};
+use crate::host::log::log_error;
+use crate::host::message::{Branch, Message};
 use crate::host::tm::{self, Transaction};
-use crate::host::{kemi, reply, shared};
-use crate::variables;
+use crate::host::{kemi, shared};
+use crate::location::contacts::{self, Match};
+use crate::location::lookup;
+use crate::location::save::{self, Answering};
+use crate::variables::{self, Left};
 
 /// Backend unavailable: nothing is known. Never confused with "no such user" or "not registered".
 pub(crate) const UNAVAILABLE: ScriptCode = -10;
-
-/// `cassandra_auth_save`: the registrar refused the REGISTER and answered it. `-1` and `-2` are the credentials' codes there.
-pub(crate) const REGISTER_REFUSED: ScriptCode = -11;
-/// `cassandra_auth_save`: too many contacts; answered.
-pub(crate) const TOO_MANY_CONTACTS: ScriptCode = -12;
 
 /// How an answer is applied to its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,11 +43,44 @@ pub(crate) enum Apply {
     Save {
         /// Realm of the credentials.
         auth: Option<String>,
-        /// Whether to answer the REGISTER.
-        reply: bool,
+        /// What becomes of the answer.
+        answering: Answering,
     },
-    /// Bindings were looked up.
-    Lookup,
+    /// The request goes to the bindings found.
+    Lookup {
+        /// Whether a GRUU was looked up.
+        gruu: bool,
+    },
+    /// The request gets a branch for each binding found.
+    LookupToDset,
+    /// The same for its branches.
+    LookupBranches {
+        /// All branches of the request.
+        branches: Vec<Branch>,
+    },
+    /// Somebody's bindings are compared with what is wanted.
+    Registered(Match),
+    /// Bindings were removed.
+    Unregister {
+        /// Whether one was meant, that should have been there.
+        one: bool,
+    },
+    /// Bindings are kept for a variable.
+    Fetch {
+        /// Whose.
+        aor: Aor,
+        /// Its profile.
+        profile: String,
+    },
+    /// Bindings are shown in XAVPs.
+    LookupXavp {
+        /// Whose.
+        aor: Aor,
+        /// Name of the one for all of them.
+        record: String,
+        /// Name of those for each.
+        contact: String,
+    },
 }
 
 /// Asks for `operation`, waits, applies the answer; the plain form of every function.
@@ -153,14 +181,40 @@ pub(crate) fn apply_pending(message: &mut Message<'_>, _: &Args) -> ScriptCode {
 
 /// Applies an answer and returns the function's code.
 pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) -> ScriptCode {
-    match outcome {
-        Outcome::Unavailable(reason) => finish(UNAVAILABLE, Some(reason)),
-        Outcome::Authenticated(verdict) => finish(apply_verdict(message, how, verdict), None),
-        Outcome::Saved(registered) => finish(apply_saved(message, how, &registered), None),
-        Outcome::Rejected(rejection) => finish(apply_rejection(message, how, &rejection), None),
-        Outcome::Found(found) => finish(apply_lookup(message, found), None),
-        // Answers to operators, not to script functions.
-        Outcome::Contacts(_) | Outcome::Removed(_) => finish(code::ERROR, None),
+    match (how, outcome) {
+        (_, Outcome::Unavailable(reason)) => finish(UNAVAILABLE, Some(reason)),
+        (_, Outcome::Authenticated(verdict)) => finish(apply_verdict(message, how, verdict), None),
+        (Apply::Save { auth, answering }, Outcome::Saved(registered)) => {
+            finish(save::apply_saved(message, auth.as_deref(), *answering, registered), None)
+        }
+        (Apply::Save { auth, answering }, Outcome::Rejected(rejection)) => {
+            let result = save::apply_rejection(message, auth.as_deref(), *answering, &rejection);
+            finish_with_status(result, rejection.status)
+        }
+        (Apply::Lookup { gruu }, Outcome::Found(found)) => {
+            let result = lookup::apply_lookup(message, &found);
+            finish_with_status(result, lookup::status_of(result, *gruu, &found))
+        }
+        (Apply::LookupToDset, Outcome::Found(found)) => {
+            let result = lookup::apply_lookup_to_dset(message, &found);
+            finish_with_status(result, lookup::status_of(result, false, &found))
+        }
+        (Apply::LookupBranches { branches }, Outcome::Found(found)) => {
+            let result = lookup::apply_lookup_branches(message, branches, &found);
+            finish_with_status(result, lookup::status_of(result, false, &found))
+        }
+        (Apply::Registered(wanted), Outcome::Contacts(bindings)) => {
+            finish(contacts::apply_registered(wanted, &bindings), None)
+        }
+        (Apply::Unregister { one }, Outcome::Removed(removed)) => finish(contacts::apply_unregister(*one, removed), None),
+        (Apply::Fetch { aor, profile }, Outcome::Contacts(bindings)) => {
+            finish(contacts::apply_fetch(aor, profile, bindings), None)
+        }
+        (Apply::LookupXavp { aor, record, contact }, Outcome::Contacts(bindings)) => {
+            finish(contacts::apply_lookup_xavp(aor, record, contact, &bindings), None)
+        }
+        // An answer to another question: a bug, that the caller takes for an error.
+        _ => finish(code::ERROR, None),
     }
 }
 
@@ -169,7 +223,14 @@ pub(crate) fn finish(result: ScriptCode, unavailable: Option<Unavailable>) -> Sc
     if let (Some(reason), Some(metrics)) = (unavailable, shared::metrics()) {
         count_unavailable(metrics, reason);
     }
-    variables::set_result(result, unavailable);
+    let status = if unavailable.is_some() { 503 } else { 0 };
+    variables::leave(Left { code: result, unavailable, status });
+    result
+}
+
+/// Leaves the code, and the SIP status that it stands for (0 for none).
+fn finish_with_status(result: ScriptCode, status: u16) -> ScriptCode {
+    variables::leave(Left { code: result, unavailable: None, status });
     result
 }
 
@@ -191,77 +252,4 @@ fn apply_verdict(message: &mut Message<'_>, how: &Apply, verdict: Verdict) -> Sc
         Verdict::WrongPassword => code::INVALID_PASSWORD,
         Verdict::UnknownUser => code::USER_UNKNOWN,
     }
-}
-
-fn apply_saved(message: &mut Message<'_>, how: &Apply, registered: &Registered) -> ScriptCode {
-    let Apply::Save { auth, reply } = how else { return code::ERROR };
-    if let Some(realm) = auth {
-        mark_authorized(message, realm, Scheme::Www);
-    }
-    if *reply && !answer_register(message, registered) {
-        log_warning!("save", "the binding is stored but the reply could not be sent");
-    }
-    match registered.saved {
-        Saved::Inserted => 1,
-        Saved::Updated => 2,
-        Saved::Deleted => 3,
-        Saved::Queried => 4,
-    }
-}
-
-fn answer_register(message: &mut Message<'_>, registered: &Registered) -> bool {
-    let contacts = &registered.contacts;
-    let mut complete = contacts.is_empty() || reply::add_header(message, "Contact", contacts);
-    if registered.echo_path {
-        let path = message.headers(Header::Path).join(", ");
-        complete &= reply::add_header(message, "Path", &path);
-    }
-    complete && reply::send(message, 200, "OK")
-}
-
-fn apply_rejection(message: &mut Message<'_>, how: &Apply, rejection: &Rejection) -> ScriptCode {
-    if matches!(how, Apply::Save { reply: true, .. }) {
-        for (name, value) in &rejection.headers {
-            reply::add_header(message, name, value);
-        }
-        reply::send(message, rejection.status, &rejection.reason);
-    }
-    match (how, rejection.script_code) {
-        (Apply::Save { auth: Some(_), .. }, -2) => TOO_MANY_CONTACTS,
-        (Apply::Save { auth: Some(_), .. }, _) => REGISTER_REFUSED,
-        (_, plain) => plain,
-    }
-}
-
-fn apply_lookup(message: &mut Message<'_>, found: Lookup) -> ScriptCode {
-    match found {
-        Lookup::Bindings(bindings) => set_destinations(message, &bindings),
-        Lookup::NotRegistered => -1,
-        Lookup::MethodNotAllowed => -2,
-    }
-}
-
-/// The first binding becomes the target, the others branches, as many as a request may have.
-fn set_destinations(message: &mut Message<'_>, bindings: &[Binding]) -> ScriptCode {
-    let Some((first, others)) = bindings.split_first() else { return -1 };
-    if let Err(refused) = message.set_target(first, next_hop(first)) {
-        log_error!("lookup", "the binding {} cannot be used: {}", first.contact, refused.0);
-        return -3;
-    }
-    // A suspended transaction has used one branch, and may be suspended once more.
-    let room = max_branches().saturating_sub(3);
-    if others.len() > room {
-        log_warning!("lookup", "{} bindings are left out: raise max_branches (up to 30)", others.len() - room);
-    }
-    for binding in others.iter().take(room) {
-        if let Err(refused) = message.add_branch(binding, next_hop(binding)) {
-            log_warning!("lookup", "the binding {} is left out: {}", binding.contact, refused.0);
-        }
-    }
-    1
-}
-
-/// Where a request to a binding goes first: its Path's first hop, else where the REGISTER came from, else (`""`) its contact.
-fn next_hop(binding: &Binding) -> &str {
-    first_path_uri(&binding.path).unwrap_or(&binding.received)
 }

@@ -56,5 +56,10 @@ pub(crate) fn statistics() -> Vec<sys::stat_export_t> {
         statistic!(rejected_regs),
         statistic!(lookups_found),
         statistic!(lookups_missed),
+        statistic!(lookups_stale),
+        statistic!(owned_contacts),
+        statistic!(contacts_expired),
+        statistic!(keepalives),
+        statistic!(events_dropped),
     ]
 }

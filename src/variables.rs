@@ -5,26 +5,59 @@ use std::cell::Cell;
 
 use bridge::protocol::Unavailable;
 
-use crate::host::pv::{Value, Variable};
+use crate::host::pv::Value;
+
+/// What a function left behind.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Left {
+    /// Its return code.
+    pub(crate) code: i32,
+    /// Why the backend was unavailable, if it was.
+    pub(crate) unavailable: Option<Unavailable>,
+    /// The SIP status that a failure stands for; 0 for none.
+    pub(crate) status: u16,
+}
 
 thread_local! {
-    static RESULT: Cell<(i32, Option<Unavailable>)> = const { Cell::new((0, None)) };
+    static LEFT: Cell<Left> = const { Cell::new(Left { code: 0, unavailable: None, status: 0 }) };
 }
 
-/// All variables: `rc`, the return code of the last function, and `reason`, why the backend was unavailable (or `$null`).
-pub(crate) const ALL: &[Variable] = &[("rc", return_code), ("reason", reason)];
+/// All variables of the class; the number of each is its index.
+const ALL: [(&str, fn(Left) -> Value); 3] = [("rc", return_code), ("reason", reason), ("status", status)];
 
-/// Keeps the result of a function.
-pub(crate) fn set_result(code: i32, unavailable: Option<Unavailable>) {
-    RESULT.set((code, unavailable));
+/// Keeps what a function leaves behind.
+pub(crate) fn leave(left: Left) {
+    LEFT.set(left);
 }
 
-fn return_code() -> Value {
-    Value::Number(RESULT.get().0)
+/// The number of a variable.
+///
+/// # Errors
+/// A sentence that names all variables.
+pub(crate) fn parse(name: &str) -> Result<i32, String> {
+    let index = ALL.iter().position(|(known, _)| *known == name);
+    index.and_then(|index| i32::try_from(index).ok()).ok_or_else(|| {
+        let known: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
+        format!("use one of {}", known.join(", "))
+    })
 }
 
-fn reason() -> Value {
-    match RESULT.get().1 {
+/// Reads the variable of this number.
+pub(crate) fn read(number: i32, _index: i32) -> Value {
+    let variable = usize::try_from(number).ok().and_then(|index| ALL.get(index));
+    variable.map_or(Value::Null, |(_, read)| read(LEFT.get()))
+}
+
+fn return_code(left: Left) -> Value {
+    Value::Number(left.code)
+}
+
+fn status(left: Left) -> Value {
+    if left.status == 0 { Value::Null } else { Value::Number(left.status.into()) }
+}
+
+fn reason(left: Left) -> Value {
+    match left.unavailable {
         None => Value::Null,
         Some(Unavailable::NotConnected) => Value::Text("not connected"),
         Some(Unavailable::BreakerOpen) => Value::Text("breaker open"),

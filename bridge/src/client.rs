@@ -87,15 +87,14 @@ impl<'m, L: Link> Client<'m, L> {
 mod tests {
     use std::thread;
 
-    use domain::Aor;
-
     use super::*;
     use crate::metrics::get;
     use crate::protocol::{Continuation, Lookup, pages};
+    use crate::testing;
     use crate::transport::Seqpacket;
 
     fn lookup() -> Operation {
-        Operation::Lookup(Aor::new("alice", "example.com").expect("an AoR"), 1)
+        testing::lookup("alice")
     }
 
     fn answer(far: &Seqpacket, id: u64, outcome: &Outcome) {
@@ -127,12 +126,12 @@ mod tests {
         let late = receive(&far).id;
         let other = thread::spawn(move || {
             let next = receive(&far).id;
-            answer(&far, late, &Outcome::Found(Lookup::MethodNotAllowed));
-            answer(&far, next, &Outcome::Found(Lookup::NotRegistered));
+            answer(&far, late, &Outcome::Found(vec![Lookup::MethodNotAllowed]));
+            answer(&far, next, &Outcome::Found(vec![Lookup::NotRegistered]));
         });
         let outcome = client.call(lookup(), Duration::from_secs(5));
         other.join().expect("the far end");
-        assert_eq!(outcome, Outcome::Found(Lookup::NotRegistered));
+        assert_eq!(outcome, Outcome::Found(vec![Lookup::NotRegistered]));
         assert_eq!(get(&metrics.late_answers), 1);
     }
 

@@ -11,6 +11,7 @@
 //! * [`pace`]: when it wakes up;
 //! * [`breaker`]: turns a dead backend into an immediate answer;
 //! * [`service`]: what the operations do, over `store` and `domain`;
+//! * [`owned`]: the bindings that this node wrote, for their ends and keepalives;
 //! * [`credentials`]: subscribers that were read lately.
 //!
 //! Nothing here knows Kamailio: the crate is tested without it.
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod credentials;
 mod last_known;
 pub mod metrics;
+pub mod owned;
 pub mod pace;
 pub mod protocol;
 pub mod server;

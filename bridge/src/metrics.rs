@@ -61,6 +61,14 @@ metrics! {
     lookups_found,
     /// Lookups that found none.
     lookups_missed,
+    /// Bindings that this node wrote last.
+    owned_contacts,
+    /// Bindings of this node that lapsed.
+    contacts_expired,
+    /// Keepalives sent.
+    keepalives,
+    /// Events of bindings that were dropped, since too many were on their way.
+    events_dropped,
     /// Lookups answered from memory, since Cassandra was unreachable.
     lookups_stale,
 }

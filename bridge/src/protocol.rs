@@ -55,6 +55,41 @@ pub enum Continuation {
     Callback(String),
 }
 
+/// What a resume worker is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Task {
+    /// Continue a suspended transaction.
+    Resume(Completion),
+    /// Run the script's route for an event.
+    Tell(ContactEvent),
+    /// Send a contact something that keeps the way to it open.
+    KeepAlive(Aor, Box<Binding>),
+}
+
+/// What happened to a binding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContactEvent {
+    /// What.
+    pub kind: EventKind,
+    /// Whose.
+    pub aor: Aor,
+    /// The binding, as it is or was.
+    pub binding: Binding,
+}
+
+/// Kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// A binding is new.
+    Inserted,
+    /// A binding was refreshed.
+    Updated,
+    /// A binding was removed.
+    Deleted,
+    /// A binding has lapsed.
+    Expired,
+}
+
 /// A completed request of a suspended transaction, for a resume worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Completion {

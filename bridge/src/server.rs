@@ -15,13 +15,16 @@ use crate::clock::Monotonic;
 use crate::metrics::{Metrics, count, set};
 use crate::pace::{Pace, WaitingCaller};
 use crate::protocol::{
-    AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode,
-    encode, pages,
+    AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Task, Ticket, Unavailable,
+    decode, encode, pages,
 };
 use crate::transport::{Link, SendError, Seqpacket};
 
 /// How long an answer that was too long for a completion waits to be claimed.
 const PARKED_FOR: Duration = Duration::from_secs(5);
+
+/// Notices on their way to the resume workers.
+const MOST_NOTICES: usize = 64;
 
 /// Tasks without a job that are kept.
 const MOST_IDLE_TASKS: usize = 256;
@@ -39,6 +42,8 @@ pub struct Links {
     pub callers: Vec<Seqpacket>,
     /// Our end of the link that the resume workers share.
     pub completions: Seqpacket,
+    /// What the resume workers are told besides completions.
+    pub notices: mpsc::Receiver<Task>,
     /// Becomes readable when the server is to stop.
     pub stop: OwnedFd,
 }
@@ -81,6 +86,7 @@ pub async fn serve<B: Backend>(
         let outbox = Outbox::new(caller)?;
         readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox))));
     }
+    let notices = tokio::spawn(server.clone().pass_on(links.notices));
     let stop = watch(links.stop, Interest::READABLE)?;
     let _ = stop.readable().await?;
     let mut buffer = vec![0; MAX_MESSAGE];
@@ -89,7 +95,9 @@ pub async fn serve<B: Backend>(
         // End-of-file never comes: every process of the server holds the other end. Empty is the end.
         server.clone().read_queued(&outbox, &mut buffer);
     }
-    Ok(server.drain().await)
+    let left = server.drain().await;
+    notices.abort();
+    Ok(left)
 }
 
 struct Server<B: Backend> {
@@ -192,6 +200,18 @@ impl<B: Backend> Server<B> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Passes notices on to the resume workers, no faster than they take them.
+    async fn pass_on(self: Arc<Self>, mut notices: mpsc::Receiver<Task>) {
+        let room = Arc::new(Semaphore::new(MOST_NOTICES));
+        while let Some(task) = notices.recv().await {
+            let Ok(slot) = room.clone().acquire_owned().await else { return };
+            match encode(&task) {
+                Ok(message) => self.completions.deliver(vec![message], Some(slot)),
+                Err(error) => tracing::error!("a notice cannot be encoded: {error}"),
+            }
+        }
+    }
+
     async fn drain(&self) -> usize {
         let all = u32::try_from(self.limits.in_flight).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(self.limits.drain, self.slots.acquire_many(all)).await;
@@ -258,18 +278,24 @@ impl<B: Backend> Job<B> {
     }
 
     fn send_completion(&self, ticket: Ticket, outcome: Outcome, slot: Option<OwnedSemaphorePermit>) {
-        let mut completion = Completion { ticket, result: CompletionResult::Inline(outcome) };
-        let mut message = encode(&completion);
-        if let (Ok(bytes), CompletionResult::Inline(outcome)) = (&message, &completion.result)
-            && bytes.len() > MAX_MESSAGE
-        {
-            let parked = self.server.parked().park(outcome.clone());
-            completion.result = CompletionResult::Parked(parked);
-            message = encode(&completion);
-        }
-        match message {
+        let task = Task::Resume(Completion { ticket, result: CompletionResult::Inline(outcome) });
+        match encode(&task).map(|message| self.fitting(task, message)) {
             Ok(message) => self.server.completions.deliver(vec![message], slot),
             Err(error) => tracing::error!("a completion cannot be encoded: {error}"),
+        }
+    }
+
+    /// The message of a task; of one that is too long, another that says where its answer is parked.
+    fn fitting(&self, task: Task, message: Vec<u8>) -> Vec<u8> {
+        match task {
+            Task::Resume(Completion { ticket, result: CompletionResult::Inline(outcome) })
+                if message.len() > MAX_MESSAGE =>
+            {
+                let parked = self.server.parked().park(outcome);
+                let task = Task::Resume(Completion { ticket, result: CompletionResult::Parked(parked) });
+                encode(&task).unwrap_or_default()
+            }
+            _ => message,
         }
     }
 }
@@ -385,11 +411,12 @@ async fn send_when_writable(link: &AsyncFd<Seqpacket>, message: &[u8]) -> io::Re
 mod tests {
     use std::thread;
 
-    use domain::Aor;
+    use domain::lookup::Target;
 
     use super::*;
     use crate::client::Client;
     use crate::metrics::get;
+    use crate::testing::lookup;
     use crate::protocol::{Continuation, Lookup, decode};
 
     /// Answers lookups by user name: what each test needs of a backend.
@@ -397,12 +424,13 @@ mod tests {
 
     impl Backend for Scripted {
         async fn perform(&self, operation: Operation, _deadline: Monotonic) -> Outcome {
-            let Operation::Lookup(aor, _) = operation else { panic!("not scripted") };
+            let Operation::Lookup(targets, _) = operation else { panic!("not scripted") };
+            let [Target::Aor(aor)] = targets.as_slice() else { panic!("not scripted") };
             match aor.username() {
                 "panic" => panic!("on purpose"),
                 "slow" => {
                     tokio::time::sleep(Duration::from_millis(300)).await;
-                    Outcome::Found(Lookup::NotRegistered)
+                    Outcome::Found(vec![Lookup::NotRegistered])
                 }
                 "long" => Outcome::Rejected(domain::register::Rejection {
                     status: 500,
@@ -410,7 +438,7 @@ mod tests {
                     script_code: -1,
                     headers: Vec::new(),
                 }),
-                _ => Outcome::Found(Lookup::NotRegistered),
+                _ => Outcome::Found(vec![Lookup::NotRegistered]),
             }
         }
     }
@@ -429,7 +457,12 @@ mod tests {
         let (completions, far_completions) = Seqpacket::pair().expect("a pair");
         let (stop_reader, stop) = std::io::pipe().expect("a pipe");
         let server = thread::spawn(move || {
-            let links = Links { callers: far, completions: far_completions, stop: stop_reader.into() };
+            let links = Links {
+                callers: far,
+                completions: far_completions,
+                notices: mpsc::channel(1).1,
+                stop: stop_reader.into(),
+            };
             let limits = Limits { in_flight, drain: Duration::from_secs(2) };
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
@@ -442,10 +475,6 @@ mod tests {
         Running { near, completions, stop, server, metrics }
     }
 
-    fn lookup(user: &str) -> Operation {
-        Operation::Lookup(Aor::new(user, "example.com").expect("an AoR"), 1)
-    }
-
     fn ticket() -> Ticket {
         Ticket { hash_index: 1, label: 2, continuation: Continuation::Route(3), context: vec![4] }
     }
@@ -454,7 +483,10 @@ mod tests {
         let mut buffer = vec![0; MAX_MESSAGE];
         let soon = Monotonic::now().after(Duration::from_secs(5));
         let length = link.receive(&mut buffer, Some(soon)).expect("received").expect("in time");
-        decode(&buffer[..length]).expect("a completion")
+        match decode(&buffer[..length]).expect("a task") {
+            Task::Resume(completion) => completion,
+            other => panic!("{other:?}"),
+        }
     }
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -464,7 +496,7 @@ mod tests {
         let mut running = start(1, 10);
         let mut client = Client::new(running.near.remove(0), running.metrics);
         assert_eq!(client.call(lookup("panic"), PATIENCE), Outcome::Unavailable(Unavailable::Failed));
-        assert_eq!(client.call(lookup("alice"), PATIENCE), Outcome::Found(Lookup::NotRegistered));
+        assert_eq!(client.call(lookup("alice"), PATIENCE), Outcome::Found(vec![Lookup::NotRegistered]));
     }
 
     #[test]
@@ -519,7 +551,7 @@ mod tests {
         drop(running.stop);
         for _ in 0..5 {
             let CompletionResult::Inline(outcome) = completion(&running.completions).result else { panic!("parked") };
-            assert_eq!(outcome, Outcome::Found(Lookup::NotRegistered));
+            assert_eq!(outcome, Outcome::Found(vec![Lookup::NotRegistered]));
         }
         assert_eq!(running.server.join().expect("stopped"), 0);
     }

@@ -10,17 +10,20 @@ use domain::Aor;
 use domain::gruu::GruuKey;
 use domain::register::Node;
 use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
+use tokio::sync::mpsc;
 
 use crate::breaker::{Breaker, State};
-use crate::clock::{self, Monotonic};
+use crate::clock::Monotonic;
 use crate::credentials::{CacheConfig, Credentials};
 use crate::last_known::LastKnown;
 use crate::metrics::{Metrics, count, set};
-use crate::protocol::{AuthRequest, Operation, Outcome, Unavailable, Verdict};
+use crate::owned::{Owned, OwnedConfig};
+use crate::protocol::{AuthRequest, Operation, Outcome, Task, Unavailable, Verdict};
 use crate::server::Backend;
 
 mod location;
 mod operate;
+mod upkeep;
 
 /// AoRs whose hash is equal share a lock; with this many, two that are saved at once hardly ever do.
 const LOCKS: usize = 4096;
@@ -37,6 +40,8 @@ pub struct ServiceConfig {
     pub node: Node,
     /// Longest expiry in seconds that the registrar grants.
     pub max_expires: u32,
+    /// What is done with the bindings that this node writes.
+    pub owned: OwnedConfig,
     /// Bindings remembered for lookups while Cassandra is unreachable; 0 for none.
     pub stale_bindings: usize,
     /// Bounds of the credential cache.
@@ -55,6 +60,8 @@ pub struct Service {
     store: OnceLock<Store>,
     cluster: OnceLock<Cluster>,
     last_known: LastKnown,
+    owned: Owned,
+    notices: mpsc::Sender<Task>,
     credentials: Credentials,
     breaker: Mutex<Breaker>,
     locks: Vec<tokio::sync::Mutex<()>>,
@@ -73,9 +80,11 @@ struct Cluster {
 type Refused = Unavailable;
 
 impl Service {
-    /// A service that is not connected yet; [`Self::run`] connects it.
-    pub fn new(config: ServiceConfig, metrics: &'static Metrics) -> Self {
+    /// A service that is not connected yet; [`Self::run`] connects it. It tells the resume workers by `notices`.
+    pub fn new(config: ServiceConfig, notices: mpsc::Sender<Task>, metrics: &'static Metrics) -> Self {
         Self {
+            owned: upkeep::open(&config.owned),
+            notices,
             credentials: Credentials::new(config.credential_cache, metrics),
             breaker: Mutex::new(Breaker::new(config.breaker_threshold)),
             last_known: LastKnown::new(config.stale_bindings),

@@ -1,32 +1,40 @@
 //! What the unit tests share.
 
-use domain::{Binding, BindingKey, BindingState, Timestamp};
+use domain::lookup::{Filter, Target};
+use domain::{Aor, Binding, BindingKey};
+
+use crate::protocol::Operation;
+
+/// A lookup of this user.
+pub(crate) fn lookup(user: &str) -> Operation {
+    let aor = Aor::new(user, "example.com").expect("an AoR");
+    Operation::Lookup(vec![Target::Aor(aor)], Filter::default())
+}
 
 /// A live binding that has long to go.
 pub(crate) fn binding(contact: &str) -> Binding {
-    Binding {
-        key: BindingKey::for_contact("", 0, contact),
-        contact: contact.to_owned(),
-        received: String::new(),
-        path: String::new(),
-        q: -1,
-        expires_at: Timestamp(i64::MAX),
-        state: BindingState::Live,
-        call_id: "call".to_owned(),
-        cseq: 1,
-        user_agent: String::new(),
-        methods: 0,
-        cflags: 0,
-        instance: String::new(),
-        reg_id: 0,
-        ruid: String::new(),
-        socket: String::new(),
-        dc: String::new(),
-        registrar: String::new(),
-        edge: String::new(),
-        attributes: Vec::new(),
-        registered_at: Timestamp(0),
-        bound_at: Timestamp(0),
-        written_at: 0,
+    let key = BindingKey::for_contact("", 0, contact);
+    Binding { key, call_id: "call".to_owned(), cseq: 1, ..Binding::of_uri(contact.to_owned()) }
+}
+
+/// A file of a test's own, removed at its end.
+pub(crate) struct TemporaryFile(std::path::PathBuf);
+
+impl TemporaryFile {
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.0.clone()
     }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Not there yet.
+pub(crate) fn temporary_file(name: &str) -> TemporaryFile {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    TemporaryFile(std::env::temp_dir().join(format!("{name}-{}-{number}", std::process::id())))
 }

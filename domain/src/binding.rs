@@ -105,6 +105,35 @@ fn same_contact(a: &str, b: &str) -> bool {
 }
 
 impl Binding {
+    /// A destination that is known by its URI alone.
+    pub fn of_uri(uri: String) -> Self {
+        Self {
+            key: BindingKey(uri.clone()),
+            contact: uri,
+            received: String::new(),
+            path: String::new(),
+            q: -1,
+            expires_at: Timestamp(i64::MAX),
+            state: BindingState::Live,
+            call_id: String::new(),
+            cseq: 0,
+            user_agent: String::new(),
+            methods: 0,
+            cflags: 0,
+            instance: String::new(),
+            reg_id: 0,
+            ruid: String::new(),
+            socket: String::new(),
+            dc: String::new(),
+            registrar: String::new(),
+            edge: String::new(),
+            attributes: Vec::new(),
+            registered_at: Timestamp(0),
+            bound_at: Timestamp(0),
+            written_at: 0,
+        }
+    }
+
     /// A soft delete of this binding at `now`. It keeps Call-ID and CSeq, so that a late copy of the REGISTER that made the
     /// binding does not bring it back.
     pub fn removed(&self, now: Timestamp) -> Self {
@@ -149,31 +178,8 @@ pub(crate) mod tests {
 
     /// A live binding that has long to go.
     pub(crate) fn binding(contact: &str) -> Binding {
-        Binding {
-            key: BindingKey::for_contact("", 0, contact),
-            contact: contact.to_owned(),
-            received: String::new(),
-            path: String::new(),
-            q: -1,
-            expires_at: Timestamp(i64::MAX),
-            state: BindingState::Live,
-            call_id: "call".to_owned(),
-            cseq: 1,
-            user_agent: String::new(),
-            methods: 0,
-            cflags: 0,
-            instance: String::new(),
-            reg_id: 0,
-            ruid: String::new(),
-            socket: String::new(),
-            dc: String::new(),
-            registrar: String::new(),
-            edge: String::new(),
-            attributes: Vec::new(),
-            registered_at: Timestamp(0),
-            bound_at: Timestamp(0),
-            written_at: 0,
-        }
+        let key = BindingKey::for_contact("", 0, contact);
+        Binding { key, call_id: "call".to_owned(), cseq: 1, ..Binding::of_uri(contact.to_owned()) }
     }
 
     #[test]

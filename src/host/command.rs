@@ -66,6 +66,16 @@ impl Args {
         self.values.len()
     }
 
+    /// All arguments.
+    pub(crate) fn all(&self) -> &[String] {
+        &self.values
+    }
+
+    /// All arguments of an async function but the last.
+    pub(crate) fn before_route(&self) -> &[String] {
+        self.values.split_last().map_or(&[], |(_, others)| others)
+    }
+
     /// The last argument, which names where an async function resumes.
     pub(crate) fn last(&self) -> ResumeIn<'_> {
         let name = self.values.last().map_or("", String::as_str);

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use domain::Binding;
 use domain::register::{Contact, Contacts};
 
-use super::{sys, text};
+use super::{socket, sys, text};
 
 /// The message that the script is working on. Lives no longer than the script function's call.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) enum Header {
     Path,
     /// `Supported`
     Supported,
+    /// `Require`
+    Require,
     /// `User-Agent`
     UserAgent,
 }
@@ -34,6 +36,7 @@ impl Header {
         match self {
             Self::Path => sys::HDR_PATH_T,
             Self::Supported => sys::HDR_SUPPORTED_T,
+            Self::Require => sys::HDR_REQUIRE_T,
             Self::UserAgent => sys::HDR_USERAGENT_T,
         }
     }
@@ -70,28 +73,34 @@ impl Message<'_> {
         }
     }
 
-    /// The method's name.
-    pub(crate) fn method(&self) -> String {
-        // SAFETY: commands are called for requests only.
-        unsafe { text::owned(&self.get().first_line.u.request.method) }
+    /// Whether it is a request, and not a reply.
+    pub(crate) fn is_request(&self) -> bool {
+        u32::try_from(self.get().first_line.type_).is_ok_and(|kind| kind == sys::SIP_REQUEST)
     }
 
-    /// The method as one of Kamailio's bits.
+    /// The method's name; `""` for a reply.
+    pub(crate) fn method(&self) -> String {
+        // SAFETY: in a request's first line the union holds the request.
+        if self.is_request() { unsafe { text::owned(&self.get().first_line.u.request.method) } } else { String::new() }
+    }
+
+    /// The method as one of Kamailio's bits; 0 for a reply.
     pub(crate) fn method_bit(&self) -> u32 {
         // SAFETY: as above; plain number.
-        unsafe { self.get().first_line.u.request.method_value as u32 }
+        if self.is_request() { unsafe { self.get().first_line.u.request.method_value as u32 } } else { 0 }
     }
 
-    /// The Request-URI as the script sees it (`$ru`).
+    /// The Request-URI as the script sees it (`$ru`); `""` for a reply.
     pub(crate) fn request_uri(&self) -> String {
-        let message = self.get();
-        let original = || {
-            // SAFETY: commands are called for requests only.
-            unsafe { text::owned(&message.first_line.u.request.uri) }
-        };
         // SAFETY: Kamailio's text, null when the URI has not been changed.
-        let changed = unsafe { text::owned(&message.new_uri) };
-        if changed.is_empty() { original() } else { changed }
+        let changed = unsafe { text::owned(&self.get().new_uri) };
+        if changed.is_empty() { self.original_uri() } else { changed }
+    }
+
+    /// The Request-URI as it came (`$ou`); `""` for a reply.
+    pub(crate) fn original_uri(&self) -> String {
+        // SAFETY: in a request's first line the union holds the request.
+        if self.is_request() { unsafe { text::owned(&self.get().first_line.u.request.uri) } } else { String::new() }
     }
 
     /// The URI of the To header.
@@ -146,6 +155,98 @@ impl Message<'_> {
             .ok_or(Malformed("there is no valid CSeq header"))
     }
 
+    /// Whether it belongs to a dialog: its To has a tag.
+    pub(crate) fn has_to_tag(&self) -> bool {
+        if self.parse().is_err() {
+            return false;
+        }
+        // SAFETY: after parsing, `to` is null or a header whose parsed part is null or a to_body.
+        let body = unsafe { self.get().to.as_ref().and_then(|to| to.parsed.cast::<sys::to_body>().as_ref()) };
+        body.is_some_and(|body| body.tag_value.len > 0)
+    }
+
+    /// Whether it came straight from its sender: it has one Via. After [`Self::parse`].
+    pub(crate) fn is_first_hop(&self) -> bool {
+        self.get().via2.is_null()
+    }
+
+    /// The methods of the Allow header as Kamailio's bits; 0 when there is none or it is malformed.
+    pub(crate) fn allowed_methods(&self) -> u32 {
+        // SAFETY: the message is valid; main thread.
+        if unsafe { sys::parse_allow(self.raw) } < 0 {
+            return 0;
+        }
+        // SAFETY: null, or a header that was parsed just now.
+        let body = unsafe { self.get().allow.as_ref().and_then(|header| header.parsed.cast::<sys::allow_body>().as_ref()) };
+        body.map_or(0, |body| body.allow_all)
+    }
+
+    /// Where it came from, as a SIP URI.
+    pub(crate) fn source_uri(&self) -> String {
+        let received = &self.get().rcv;
+        let host = socket::bracketed(&self.source_address());
+        let transport = match u32::try_from(i32::from(received.proto)).unwrap_or_default() {
+            sys::PROTO_TCP => ";transport=tcp",
+            sys::PROTO_TLS => ";transport=tls",
+            sys::PROTO_WS => ";transport=ws",
+            sys::PROTO_WSS => ";transport=wss",
+            sys::PROTO_SCTP => ";transport=sctp",
+            _ => "",
+        };
+        format!("sip:{host}:{}{transport}", received.src_port)
+    }
+
+    /// The address that it came from; `""` for a faked message.
+    pub(crate) fn source_address(&self) -> String {
+        let address = &self.get().rcv.src_ip;
+        // SAFETY: an address of 4 or 16 bytes, as its length says.
+        let bytes = unsafe { address.u.addr };
+        match address.len {
+            4 => std::net::Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string(),
+            16 => std::net::Ipv6Addr::from(bytes).to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether the script has set this message flag (`setflag`).
+    pub(crate) fn has_flag(&self, flag: u32) -> bool {
+        flag < u32::BITS && self.get().flags & (1 << flag) != 0
+    }
+
+    /// The branch flags of the request's first destination.
+    pub(crate) fn branch_flags(&self) -> u32 {
+        let mut flags = 0;
+        // SAFETY: reads the process's current branch flags; main thread.
+        unsafe { sys::getbflagsval(0, &mut flags) };
+        flags
+    }
+
+    /// The body of the first header of this name. After [`Self::parse`].
+    pub(crate) fn header_named(&self, name: &str) -> Option<String> {
+        let mut next = self.get().headers;
+        // SAFETY: a list of valid headers that ends with null.
+        while let Some(header) = unsafe { next.as_ref() } {
+            // SAFETY: a header's name is valid.
+            if unsafe { text::bytes(&header.name) }.eq_ignore_ascii_case(name.as_bytes()) {
+                // SAFETY: a header's body is valid.
+                return Some(unsafe { text::owned(&header.body) }.trim().to_owned());
+            }
+            next = header.next;
+        }
+        None
+    }
+
+    /// Adds a header line to the request.
+    ///
+    /// # Errors
+    /// When memory is out.
+    pub(crate) fn add_header(&mut self, name: &str, value: &str) -> Result<(), Malformed> {
+        let line = format!("{name}: {value}\r\n");
+        // SAFETY: copies the line; the message is the interpreter's current one; main thread.
+        let added = unsafe { sys::shim_add_header(self.raw, line.as_ptr().cast(), text::length(&line)) };
+        check(added, "there is no memory for a header")
+    }
+
     /// The Expires header in seconds. RFC 3261 section 20.19: a malformed value counts as 3600.
     pub(crate) fn expires(&self) -> Option<u32> {
         // SAFETY: null or a valid header.
@@ -181,6 +282,7 @@ impl Message<'_> {
     /// When a Contact header is malformed, or `*` does not stand alone.
     pub(crate) fn contacts(&self) -> Result<Contacts, Malformed> {
         self.parse()?;
+        let allowed = self.allowed_methods();
         let mut found = Vec::new();
         let mut stars = 0;
         let mut next = self.get().contact;
@@ -201,7 +303,7 @@ impl Message<'_> {
             // SAFETY: a list of valid elements that ends with null.
             while let Some(contact) = unsafe { element.as_ref() } {
                 // SAFETY: a parsed element.
-                found.push(unsafe { copy_contact(contact) }?);
+                found.push(unsafe { copy_contact(contact, allowed) }?);
                 element = contact.next;
             }
         }
@@ -213,19 +315,22 @@ impl Message<'_> {
         }
     }
 
-    /// The local socket that received the message, as `proto:address:port`.
-    pub(crate) fn socket(&self) -> String {
-        // SAFETY: null for a faked message, else one of the server's sockets.
-        unsafe { self.get().rcv.bind_address.as_ref().map(|socket| text::owned(&socket.sock_str)) }.unwrap_or_default()
+    /// The local socket that received the message, as `proto:address:port`; as it is advertised, when that is asked for and set.
+    pub(crate) fn socket(&self, advertised: bool) -> String {
+        // SAFETY: null for a faked message, else one of the server's sockets, whose texts are valid.
+        unsafe {
+            let Some(socket) = self.get().rcv.bind_address.as_ref() else { return String::new() };
+            let shown = &socket.useinfo.sock_str;
+            text::owned(if advertised && shown.len > 0 { shown } else { &socket.sock_str })
+        }
     }
 
-    /// Sends the request to this binding: Request-URI, next hop, Path, q and what else the stock `lookup()` sets.
-    ///
-    /// `next_hop` is `""` for the contact itself.
+    /// Sends the request to this destination: Request-URI, next hop, Path, q and what else the stock `lookup()` sets.
     ///
     /// # Errors
     /// When Kamailio refuses a part of it.
-    pub(crate) fn set_target(&mut self, binding: &Binding, next_hop: &str) -> Result<(), Malformed> {
+    pub(crate) fn set_target(&mut self, destination: &Destination<'_>) -> Result<(), Malformed> {
+        let Destination { binding, next_hop, route } = destination;
         let mut contact = text::lent(&binding.contact);
         // SAFETY: each call copies its text; the message is the interpreter's current one; main thread.
         unsafe {
@@ -235,32 +340,46 @@ impl Message<'_> {
             if !next_hop.is_empty() {
                 check(sys::set_dst_uri(self.raw, &text::lent(next_hop)), "the next hop is refused")?;
             }
-            if !binding.path.is_empty() {
-                check(sys::set_path_vector(self.raw, &mut text::lent(&binding.path)), "the Path is refused")?;
+            if !route.is_empty() {
+                check(sys::set_path_vector(self.raw, &mut text::lent(route)), "the Path is refused")?;
             }
             if !binding.instance.is_empty() {
                 check(sys::set_instance(self.raw, &mut text::lent(&binding.instance)), "the instance is refused")?;
             }
             (*self.raw).reg_id = binding.reg_id;
-            check(sys::set_ruid(self.raw, &mut text::lent(&binding.ruid)), "the record id is refused")?;
+            if !binding.ruid.is_empty() {
+                check(sys::set_ruid(self.raw, &mut text::lent(&binding.ruid)), "the record id is refused")?;
+            }
             if !binding.user_agent.is_empty() {
                 check(sys::set_ua(self.raw, &mut text::lent(&binding.user_agent)), "the user agent is refused")?;
             }
             sys::set_ruri_q(i32::from(binding.q));
-            let mut flags = 0;
-            sys::getbflagsval(0, &mut flags);
-            sys::setbflagsval(0, flags | binding.cflags);
+            sys::setbflagsval(0, self.branch_flags() | binding.cflags);
         }
+        self.force_socket(socket::find(&binding.socket));
         Ok(())
     }
 
-    /// Adds a branch to this binding, as the stock `lookup()` does for every binding after the first.
+    /// Has the request sent from this socket of the server's; nothing for null.
+    fn force_socket(&mut self, from: *mut sys::socket_info) {
+        if from.is_null() {
+            return;
+        }
+        // SAFETY: the message is the interpreter's current one, the socket one of the server's.
+        unsafe {
+            (*self.raw).force_send_socket = from;
+            (*self.raw).fwd_send_flags.f |= sys::SND_F_FORCE_SOCKET as u16;
+        }
+    }
+
+    /// Adds a branch to this destination, as the stock `lookup()` does for every binding after the first.
     ///
     /// # Errors
     /// When there is no room for another branch.
-    pub(crate) fn add_branch(&mut self, binding: &Binding, next_hop: &str) -> Result<(), Malformed> {
+    pub(crate) fn add_branch(&mut self, destination: &Destination<'_>) -> Result<(), Malformed> {
+        let Destination { binding, next_hop, route } = destination;
         let (mut contact, mut hop) = (text::lent(&binding.contact), text::lent(next_hop));
-        let (mut path, mut instance) = (text::lent(&binding.path), text::lent(&binding.instance));
+        let (mut path, mut instance) = (text::lent(route), text::lent(&binding.instance));
         let (mut ruid, mut user_agent) = (text::lent(&binding.ruid), text::lent(&binding.user_agent));
         // SAFETY: copies all its texts; empty ones have length 0; main thread.
         let added = unsafe {
@@ -271,7 +390,7 @@ impl Message<'_> {
                 &mut path,
                 i32::from(binding.q),
                 binding.cflags,
-                std::ptr::null_mut(),
+                socket::find(&binding.socket),
                 &mut instance,
                 binding.reg_id,
                 &mut ruid,
@@ -279,6 +398,64 @@ impl Message<'_> {
             )
         };
         check(added, "there is no room for another branch")
+    }
+
+    /// Takes the request's branches besides its first destination away and returns them.
+    pub(crate) fn take_branches(&mut self) -> Vec<Branch> {
+        let mut taken = Vec::new();
+        for index in 0.. {
+            // SAFETY: null when there are not as many; main thread.
+            let Some(branch) = (unsafe { sys::get_sip_branch(index).as_ref() }) else { break };
+            taken.push(Branch::of_raw(branch));
+        }
+        // SAFETY: main thread.
+        unsafe { sys::clear_branches() };
+        taken
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) struct Destination<'b> {
+    /// The binding that it is sent to.
+    pub(crate) binding: &'b Binding,
+    /// The URI that it is sent to first; `""` for the contact itself.
+    pub(crate) next_hop: String,
+    /// Its Route headers; `""` for none.
+    pub(crate) route: String,
+}
+
+/// A branch that the script has made.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Branch {
+    /// Where it goes, as far as a binding says it; its `received` is the next hop.
+    pub(crate) binding: Binding,
+    /// Whether it has nothing but a URI, so that it may be looked up.
+    pub(crate) is_clean: bool,
+}
+
+impl Branch {
+    fn of_raw(raw: &sys::branch_t) -> Self {
+        let copy = |bytes: &[std::os::raw::c_char], length: u32| {
+            let bytes: Vec<u8> = bytes.iter().take(length as usize).map(|byte| *byte as u8).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        // SAFETY: null or one of the server's sockets.
+        let socket = unsafe { raw.force_send_socket.as_ref().map(|socket| text::owned(&socket.sock_str)) };
+        let is_clean = raw.dst_uri_len == 0 && raw.path_len == 0 && raw.flags == 0 && socket.is_none();
+        let binding = Binding {
+            received: copy(&raw.dst_uri, raw.dst_uri_len),
+            path: copy(&raw.path, raw.path_len),
+            q: i16::try_from(raw.q).unwrap_or(-1),
+            cflags: raw.flags,
+            instance: copy(&raw.instance, raw.instance_len),
+            reg_id: raw.reg_id,
+            ruid: copy(&raw.ruid, raw.ruid_len),
+            user_agent: copy(&raw.location_ua, raw.location_ua_len),
+            socket: socket.unwrap_or_default(),
+            ..Binding::of_uri(copy(&raw.uri, raw.len))
+        };
+        Self { binding, is_clean }
     }
 }
 
@@ -292,11 +469,11 @@ fn check(result: i32, sentence: &'static str) -> Result<(), Malformed> {
     if result < 0 { Err(Malformed(sentence)) } else { Ok(()) }
 }
 
-/// Copies one element of a Contact header.
+/// Copies one element of a Contact header. `allowed` are the methods of one that names none.
 ///
 /// # Safety
 /// `contact` is one that Kamailio parsed.
-unsafe fn copy_contact(contact: &sys::contact_t) -> Result<Contact, Malformed> {
+unsafe fn copy_contact(contact: &sys::contact_t, allowed: u32) -> Result<Contact, Malformed> {
     let parameter = |param: *mut sys::param_t| {
         // SAFETY: null or a parsed parameter.
         unsafe { param.as_ref().map(|param| text::owned(&param.body)) }
@@ -305,7 +482,7 @@ unsafe fn copy_contact(contact: &sys::contact_t) -> Result<Contact, Malformed> {
         None => None,
         Some(written) => Some(domain::register::parse_q(&written).ok_or(Malformed("a q value is malformed"))?),
     };
-    let mut methods = 0;
+    let mut methods = allowed;
     // SAFETY: null or a parsed parameter; reads the text only.
     let understood =
         unsafe { contact.methods.as_ref().is_none_or(|param| sys::parse_methods(&param.body, &mut methods) >= 0) };
@@ -320,7 +497,7 @@ unsafe fn copy_contact(contact: &sys::contact_t) -> Result<Contact, Malformed> {
         expires: parameter(contact.expires).map(|written| written.trim().parse().unwrap_or(3600)),
         methods,
         instance: parameter(contact.instance).unwrap_or_default(),
-        reg_id: parameter(contact.reg_id).and_then(|written| written.parse().ok()).unwrap_or_default(),
+        reg_id: parameter(contact.reg_id).map(|written| written.parse().unwrap_or_default()),
         received: parameter(contact.received).unwrap_or_default(),
     })
 }

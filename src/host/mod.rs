@@ -4,7 +4,9 @@
 
 pub(crate) mod auth;
 pub(crate) mod command;
+pub(crate) mod event;
 pub(crate) mod guard;
+pub(crate) mod keepalive;
 pub(crate) mod kemi;
 pub(crate) mod log;
 pub(crate) mod message;
@@ -13,8 +15,11 @@ pub(crate) mod process;
 pub(crate) mod pv;
 pub(crate) mod reply;
 pub(crate) mod rpc;
+pub(crate) mod runtime;
 pub(crate) mod shared;
+pub(crate) mod socket;
 pub(crate) mod stats;
 pub(crate) mod sys;
 pub(crate) mod text;
 pub(crate) mod tm;
+pub(crate) mod xavp;

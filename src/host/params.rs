@@ -54,6 +54,11 @@ impl Number {
     }
 }
 
+/// The table row that makes an int the target of the parameter `name`.
+pub(super) const fn number_row(name: &'static CStr, target: *mut c_int) -> sys::param_export_t {
+    row(name, sys::PARAM_INT, target.cast())
+}
+
 const fn row(name: &'static CStr, kind: u32, target: *mut c_void) -> sys::param_export_t {
     sys::param_export_t { name: name.as_ptr().cast_mut(), type_: kind, param_pointer: target }
 }

@@ -1,9 +1,14 @@
-//! The pseudo-variable class `$cassandra(...)`.
+//! Pseudo-variables: the classes that this module adds, `$cassandra(...)` and the like, and all others by their names.
+//!
+//! A class has two functions: one turns the name between the parentheses into a number, while the configuration is read; the
+//! other reads the variable of that number, with its index (`$class(name)[index]`, 0 without).
 
-use std::os::raw::c_int;
+use std::mem::MaybeUninit;
+use std::os::raw::{c_char, c_int};
 use std::ptr;
 
 use super::guard::guard;
+use super::message::Message;
 use super::{sys, text};
 
 /// What a variable is worth.
@@ -15,13 +20,35 @@ pub(crate) enum Value {
     Number(i32),
     /// A text that lives for ever.
     Text(&'static str),
+    /// A text; what does not fit Kamailio's buffer of a variable is cut off.
+    Owned(String),
 }
 
-/// The variables of the class: name, and how to read it. The index in the table is what Kamailio keeps.
-pub(crate) type Variable = (&'static str, fn() -> Value);
+/// The table row of a class: its name, how names are parsed, how variables are read.
+macro_rules! class {
+    ($name:literal, $parse:path, $read:path) => {{
+        unsafe extern "C" fn parse(
+            spec: *mut $crate::host::sys::pv_spec_t,
+            name: *mut $crate::host::sys::str_,
+        ) -> std::os::raw::c_int {
+            // SAFETY: the server's call, passed on.
+            unsafe { $crate::host::pv::parse($name, $parse, spec, name) }
+        }
+        unsafe extern "C" fn read(
+            message: *mut $crate::host::sys::sip_msg,
+            param: *mut $crate::host::sys::pv_param_t,
+            value: *mut $crate::host::sys::pv_value_t,
+        ) -> std::os::raw::c_int {
+            // SAFETY: the server's call, passed on.
+            unsafe { $crate::host::pv::get($read, message, param, value) }
+        }
+        $crate::host::pv::row($name, parse, read)
+    }};
+}
+pub(crate) use class;
 
-/// The table row of the class `name` with these variables.
-pub(crate) const fn export(
+/// A row of the table of classes.
+pub(crate) const fn row(
     name: &'static str,
     parse: unsafe extern "C" fn(*mut sys::pv_spec_t, *mut sys::str_) -> c_int,
     get: unsafe extern "C" fn(*mut sys::sip_msg, *mut sys::pv_param_t, *mut sys::pv_value_t) -> c_int,
@@ -32,7 +59,7 @@ pub(crate) const fn export(
         getf: Some(get),
         setf: None,
         parse_name: Some(parse),
-        parse_index: None,
+        parse_index: Some(sys::pv_parse_index),
         init_param: None,
         iparam: 0,
     }
@@ -54,27 +81,66 @@ pub(crate) const END: sys::pv_export_t = sys::pv_export_t {
 ///
 /// # Safety
 /// Called by the server with a specification to fill and the name inside the parentheses.
-pub(crate) unsafe fn parse(variables: &[Variable], spec: *mut sys::pv_spec_t, name: *mut sys::str_) -> c_int {
+pub(crate) unsafe fn parse(
+    class: &'static str,
+    parse_name: fn(&str) -> Result<i32, String>,
+    spec: *mut sys::pv_spec_t,
+    name: *mut sys::str_,
+) -> c_int {
     guard(|| {
         // SAFETY: the server's text.
         let name = unsafe { text::owned(&*name) };
-        let Some(index) = variables.iter().position(|(known, _)| *known == name) else {
-            let known: Vec<_> = variables.iter().map(|(name, _)| *name).collect();
-            super::log::log_error!(
-                "cassandra",
-                "there is no variable $cassandra({name}): use one of {}",
-                known.join(", ")
-            );
-            return -1;
-        };
-        // SAFETY: the server's specification, ours to fill.
-        unsafe {
-            (*spec).pvp.pvn.type_ = sys::PV_NAME_INTSTR as c_int;
-            (*spec).pvp.pvn.u.isname.type_ = 0;
-            (*spec).pvp.pvn.u.isname.name.n = index as c_int;
+        match parse_name(&name) {
+            Ok(number) => {
+                // SAFETY: the server's specification, ours to fill.
+                unsafe {
+                    (*spec).pvp.pvn.type_ = sys::PV_NAME_INTSTR as c_int;
+                    (*spec).pvp.pvn.u.isname.type_ = 0;
+                    (*spec).pvp.pvn.u.isname.name.n = number;
+                }
+                0
+            }
+            Err(sentence) => {
+                super::log::log_error!("cassandra", "there is no variable ${class}({name}): {sentence}");
+                -1
+            }
         }
-        0
     })
+}
+
+/// Whether the configuration knows a variable of this name, written with its `$`.
+pub(crate) fn exists(name: &str) -> bool {
+    !find(name).is_null()
+}
+
+/// The value of any variable of the configuration as text; `None` for `$null` and for no such variable.
+pub(crate) fn read(message: &Message<'_>, name: &str) -> Option<String> {
+    let variable = find(name);
+    if variable.is_null() {
+        return None;
+    }
+    let mut value = MaybeUninit::<sys::pv_value_t>::zeroed();
+    // SAFETY: the message is the interpreter's current one; the result is ours; main thread.
+    if unsafe { sys::pv_get_spec_value(message.raw(), variable, value.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: filled just now.
+    let value = unsafe { value.assume_init() };
+    let is = |flag: u32| u32::try_from(value.flags).is_ok_and(|flags| flags & flag != 0);
+    if is(sys::PV_VAL_NULL) {
+        None
+    } else if is(sys::PV_VAL_STR) {
+        // SAFETY: with this flag the text is valid until the next evaluation.
+        Some(unsafe { text::owned(&value.rs) })
+    } else {
+        is(sys::PV_VAL_INT).then(|| value.ri.to_string())
+    }
+}
+
+/// The server's own record of a variable, which it keeps for ever; null when there is none of this name.
+fn find(name: &str) -> *mut sys::pv_spec_t {
+    // SAFETY: parses the name, copies it; main thread.
+    unsafe { sys::pv_cache_get(&mut text::lent(name)) }
 }
 
 /// Reads a variable.
@@ -82,23 +148,41 @@ pub(crate) unsafe fn parse(variables: &[Variable], spec: *mut sys::pv_spec_t, na
 /// # Safety
 /// Called by the server with the message, what [`parse`] filled, and a value to fill.
 pub(crate) unsafe fn get(
-    variables: &[Variable],
+    read: fn(i32, i32) -> Value,
     message: *mut sys::sip_msg,
     param: *mut sys::pv_param_t,
     value: *mut sys::pv_value_t,
 ) -> c_int {
     guard(|| {
-        // SAFETY: filled by parse above.
-        let index = unsafe { (*param).pvn.u.isname.name.n };
-        let Some((_, read)) = usize::try_from(index).ok().and_then(|index| variables.get(index)) else { return -1 };
-        // SAFETY: the value is the server's, and text that lives for ever may be pointed to.
+        let (mut index, mut flags) = (0, 0);
+        // SAFETY: filled by parse above and by the server's own pv_parse_index.
+        let number = unsafe {
+            if sys::pv_get_spec_index(message, param, &mut index, &mut flags) != 0 {
+                return -1;
+            }
+            (*param).pvn.u.isname.name.n
+        };
+        // SAFETY: the value is the server's; text that lives for ever, or in a buffer of the server's, may be pointed to.
         unsafe {
-            match read() {
+            match read(number, index) {
                 Value::Null => sys::pv_get_null(message, param, value),
                 #[allow(clippy::useless_conversion, reason = "an int in Kamailio 5.6, a long in later versions")]
                 Value::Number(number) => sys::pv_get_sintval(message, param, value, number.into()),
                 Value::Text(constant) => sys::pv_get_strval(message, param, value, &mut text::lent(constant)),
+                Value::Owned(owned) => sys::pv_get_strval(message, param, value, &mut buffered(&owned)),
             }
         }
     })
+}
+
+/// A copy in one of the buffers that Kamailio has for the values of variables and uses in turn.
+fn buffered(value: &str) -> sys::str_ {
+    // SAFETY: the buffer is as long as Kamailio says; main thread.
+    unsafe {
+        let buffer: *mut c_char = sys::pv_get_buffer();
+        let room = usize::try_from(sys::pv_get_buffer_size()).unwrap_or_default();
+        let length = value.len().min(room);
+        ptr::copy_nonoverlapping(value.as_ptr().cast(), buffer, length);
+        sys::str_ { s: buffer, len: length as c_int }
+    }
 }

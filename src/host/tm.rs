@@ -66,6 +66,11 @@ pub(crate) fn bind() -> Result<(), String> {
     Ok(())
 }
 
+/// Lends tm's functions to another file of `host`; `None` when they are not bound.
+pub(super) fn with_api<T>(use_api: impl FnOnce(&sys::tm_binds) -> T) -> Option<T> {
+    API.get().map(|api| use_api(&api.0))
+}
+
 /// tm's fr_timer in milliseconds: after it a suspended transaction is given up. `None` without tm.
 pub(crate) fn fr_timer_ms() -> Option<u64> {
     // SAFETY: reads tm's defaults; after mod_init, on the main thread.

@@ -6,7 +6,7 @@ pub mod sip;
 use std::io::Write;
 use std::net::SocketAddrV4;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -140,10 +140,28 @@ impl Site {
         Ok(kamailio)
     }
 
+    /// Cassandra frozen, until the result is dropped.
+    pub fn frozen(&self) -> Result<Frozen<'_>> {
+        let cassandra = self.cassandra.lock().unwrap_or_else(PoisonError::into_inner);
+        cassandra.freeze()?;
+        Ok(Frozen(cassandra))
+    }
+
     /// The contacts that are registered, as sipctl shows them.
     pub fn contacts(&self, user: &str) -> Result<Vec<serde_json::Value>> {
         let shown = self.sipctl(&["--json", "registrations", &format!("{user}@{DOMAIN}")], "")?;
         Ok(serde_json::from_str(&shown)?)
+    }
+}
+
+/// See [`Site::frozen`].
+pub struct Frozen<'s>(MutexGuard<'s, Cassandra>);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.thaw() {
+            eprintln!("Cassandra cannot be thawed: {error:#}");
+        }
     }
 }
 

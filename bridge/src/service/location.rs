@@ -70,8 +70,9 @@ impl Service {
         Registered { saved: decision.saved, headers: answer_headers(decision, existing, register, gruu_key, now) }
     }
 
-    /// Remembers the bindings of an AoR as they are after a write.
+    /// Takes note of what was written: for lookups without Cassandra, for events, for keepalives.
     pub(super) fn wrote(&self, aor: &Aor, existing: &[Binding], writes: &[Binding]) {
+        self.take_over(aor, existing, writes);
         let kept = existing.iter().filter(|row| writes.iter().all(|write| write.key != row.key));
         self.last_known.remember(aor, || kept.chain(writes).cloned().collect());
     }

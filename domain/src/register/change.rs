@@ -1,7 +1,7 @@
 //! The change that one REGISTER makes to its AoR's bindings (RFC 3261 section 10.3 steps 6 and 7).
 
 use super::extensions::Flows;
-use super::{Contact, Decision, Node, PathMode, REMOVED_FOR, Register, Rejection, Saved, current};
+use super::{Contact, Decision, Node, PathMode, Register, Rejection, Saved, current};
 use crate::lookup::{first_path_uri, is_current};
 use crate::uri::{SipUri, unescape};
 use crate::{Binding, BindingKey, BindingState, Timestamp};

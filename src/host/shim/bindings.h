@@ -8,6 +8,7 @@
 #include "core/route.h"
 #include "core/pt.h"
 #include "core/pvar.h"
+#include "core/pvapi.h"
 #include "core/rpc.h"
 #include "core/kemi.h"
 #include "core/counters.h"
@@ -21,6 +22,12 @@
 #include "core/parser/parse_methods.h"
 #include "core/globals.h"
 #include "core/ip_addr.h"
+#include "core/socket_info.h"
+#include "core/forward.h"
+#include "core/xavp.h"
+#include "core/rand/fastrand.h"
+#include "core/data_lump.h"
+#include "core/parser/parse_allow.h"
 #include "core/parser/digest/digest.h"
 #include "core/parser/contact/parse_contact.h"
 #include "modules/tm/tm_load.h"
@@ -34,6 +41,31 @@ int shim_log_enabled(int level);
 
 /* memory.c: zeroed shared memory that lives as long as the server; NULL when there is none left. */
 void *shim_shared_alloc(unsigned long size);
+
+/* event.c: whether the configuration has this event_route. */
+int shim_has_event_route(char *name);
+/* event.c: runs an event_route, or without one the KEMI script's callback. Returns -1 when there is neither. */
+int shim_run_event_route(char *name, str *callback);
+
+/* keepalive.c: an OPTIONS; empty texts are left out. `about` comes back with the answer. */
+struct shim_options {
+	str uri;
+	str to;
+	str from;
+	str headers;
+	str next_hop;
+	str socket;
+	str about;
+};
+int shim_send_options(const struct tm_binds *tm, const struct shim_options *options);
+/* keepalive.c: what is called with the code of an OPTIONS' answer (408 for none) and its `about`, in whichever process it comes.
+   Set before the fork. */
+void shim_set_options_listener(void (*listener)(int code, const char *about));
+/* keepalive.c: two CRLFs to the address of a URI, over UDP or over a connection that is there. */
+int shim_send_crlf(str *uri, struct socket_info *from);
+
+/* lump.c: adds a header line, with its line end, to the message. Returns -1 when memory is out. */
+int shim_add_header(struct sip_msg *msg, const char *line, int length);
 
 /* config.c: takes over changed runtime configuration, as every process's main loop must. */
 void shim_cfg_update(void);
