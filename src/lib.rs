@@ -13,6 +13,7 @@ mod lifecycle;
 mod location;
 mod outcome;
 mod rpc;
+mod statistics;
 mod upkeep;
 mod variables;
 
@@ -170,11 +171,29 @@ static VARIABLES: Table<[sys::pv_export_t; 3]> = Table([
     pv::END,
 ]);
 
-static METHODS: Table<[sys::rpc_export_t; 2]> = Table([
+static METHODS: Table<[sys::rpc_export_t; 8]> = Table([
     rpcs::method!(
         "cassandra.status",
         "State of the Cassandra session, the circuit breaker and the queues",
         rpc::status
+    ),
+    rpcs::method!("cassandra.stats", "All statistics of the module", rpc::stats),
+    rpcs::method!(
+        "cassandra.breaker",
+        "Shows the circuit breaker; open keeps everybody off Cassandra until close. Parameters: [open|close]",
+        rpc::breaker
+    ),
+    rpcs::method!("cassandra.lookup", "Current bindings of an AoR. Parameters: AOR", rpc::location::lookup),
+    rpcs::method!("cassandra.rm", "Removes all bindings of an AoR. Parameters: AOR", rpc::location::rm),
+    rpcs::method!(
+        "cassandra.rm_contact",
+        "Removes one binding of an AoR. Parameters: AOR CONTACT",
+        rpc::location::rm_contact
+    ),
+    rpcs::method!(
+        "cassandra.add",
+        "Adds a binding to an AoR. Parameters: AOR CONTACT EXPIRES [Q [PATH [FLAGS [CFLAGS [METHODS]]]]]",
+        rpc::location::add
     ),
     rpcs::END,
 ]);

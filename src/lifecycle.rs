@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::host::log::log_error;
 use crate::host::process::{self, Forked, Rank};
 use crate::host::{self, shared};
-use crate::{io_process, outcome, upkeep};
+use crate::{io_process, outcome, statistics, upkeep};
 
 /// What every process of the server inherits.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ fn try_initialise() -> Result<(), String> {
     host::auth::bind()?;
     host::keepalive::listen();
     let config = config::read()?;
-    host::stats::register(c"cassandra", crate::rpc::statistics())?;
+    host::stats::register(c"cassandra", statistics::rows())?;
     process::announce(1 + config.resume_workers);
     let _ = CONFIG.set(config);
     Ok(())

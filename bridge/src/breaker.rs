@@ -3,6 +3,8 @@
 //! Closed, every operation passes and consecutive failures are counted. Open, every operation is refused at once, while the
 //! owner probes the backend in the background. A probe that succeeds half-opens it: one trial operation at a time passes,
 //! and the first success closes the breaker, a failure opens it again.
+//!
+//! An operator can open it and so keep everybody off the backend, until he closes it: no probe half-opens it then.
 
 /// What the breaker does with operations now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +35,13 @@ pub struct Breaker {
     failures: u32,
     threshold: u32,
     trial_under_way: bool,
+    held: bool,
 }
 
 impl Breaker {
     /// A closed breaker that opens after `threshold` failures in a row (at least 1).
     pub fn new(threshold: u32) -> Self {
-        Self { state: State::Closed, failures: 0, threshold: threshold.max(1), trial_under_way: false }
+        Self { state: State::Closed, failures: 0, threshold: threshold.max(1), trial_under_way: false, held: false }
     }
 
     /// What it does now.
@@ -88,10 +91,25 @@ impl Breaker {
 
     /// A background probe of the open breaker succeeded.
     pub fn probe_succeeded(&mut self) {
-        if self.state == State::Open {
+        if self.state == State::Open && !self.held {
             self.state = State::HalfOpen;
             self.trial_under_way = false;
         }
+    }
+
+    /// Opens it, until [`Self::force_closed`].
+    pub fn force_open(&mut self) {
+        self.state = State::Open;
+        self.trial_under_way = false;
+        self.held = true;
+    }
+
+    /// Closes it. From now on it opens by itself again.
+    pub fn force_closed(&mut self) {
+        self.state = State::Closed;
+        self.failures = 0;
+        self.trial_under_way = false;
+        self.held = false;
     }
 }
 
@@ -149,6 +167,20 @@ mod tests {
         assert!(breaker.admit());
         assert!(breaker.failed());
         assert_eq!(breaker.state(), State::Open);
+    }
+
+    #[test]
+    fn held_open_it_stays_open_until_it_is_closed_by_force() {
+        let mut breaker = Breaker::new(3);
+        breaker.force_open();
+        breaker.probe_succeeded();
+        breaker.succeeded();
+        assert_eq!(breaker.state(), State::Open);
+        breaker.force_closed();
+        assert!(breaker.admit());
+        assert_eq!([breaker.failed(), breaker.failed(), breaker.failed()], [false, false, true]);
+        breaker.probe_succeeded();
+        assert_eq!(breaker.state(), State::HalfOpen);
     }
 
     #[test]

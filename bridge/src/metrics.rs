@@ -10,6 +10,8 @@ macro_rules! metrics {
         #[repr(C)]
         pub struct Metrics {
             $($(#[$doc])* pub $name: AtomicU64,)+
+            /// How long operations took in the I/O process, from their admission to their answer.
+            pub latency: Histogram,
         }
     };
 }
@@ -39,10 +41,14 @@ metrics! {
     breaker_opened,
     /// State of the circuit breaker: 0 closed, 1 open, 2 half-open.
     breaker_state,
+    /// 1 while an operator holds the circuit breaker open.
+    breaker_held,
     /// 1 while the I/O process has a Cassandra session.
     connected,
     /// Operations under way in the I/O process.
     in_flight,
+    /// Answers in the I/O process for which there is no room yet in the queue to their process.
+    queue_depth,
     /// Panics caught, in commands and in the I/O process.
     panics,
     /// Credentials that were right.
@@ -73,9 +79,50 @@ metrics! {
     lookups_stale,
 }
 
+/// Upper bounds of a histogram's buckets in milliseconds. One more bucket takes what is above.
+pub const BOUNDS_MS: [u64; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS_MS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts something that took `micros` microseconds.
+    pub fn record(&self, micros: u64) {
+        let bucket = BOUNDS_MS.partition_point(|bound| bound * 1000 < micros);
+        count(&self.buckets[bucket]);
+        self.sum_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How often it took at most `bound` milliseconds, one of [`BOUNDS_MS`].
+    pub fn within_ms(&self, bound: u64) -> u64 {
+        let counted = BOUNDS_MS.iter().zip(&self.buckets).take_while(|(upper, _)| **upper <= bound);
+        counted.map(|(_, bucket)| get(bucket)).sum()
+    }
+
+    /// How often it happened.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(get).sum()
+    }
+
+    /// How long it took in all, in microseconds.
+    pub fn sum_us(&self) -> u64 {
+        get(&self.sum_us)
+    }
+}
+
 /// Adds one.
 pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Takes one from a gauge.
+pub fn uncount(gauge: &AtomicU64) {
+    gauge.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Sets a gauge.
@@ -86,4 +133,21 @@ pub fn set(gauge: &AtomicU64, value: u64) {
 /// Reads a counter or gauge.
 pub fn get(value: &AtomicU64) -> u64 {
     value.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_what_took_at_most_each_bound() {
+        let histogram = Histogram::default();
+        for micros in [0, 999, 1000, 1001, 2000, 150_000, 1_000_000, 5_000_000] {
+            histogram.record(micros);
+        }
+        let within = BOUNDS_MS.map(|bound| histogram.within_ms(bound));
+        assert_eq!(within, [3, 5, 5, 5, 5, 5, 5, 6, 6, 7]);
+        assert_eq!(histogram.count(), 8);
+        assert_eq!(histogram.sum_us(), 6_155_000);
+    }
 }

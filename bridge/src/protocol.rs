@@ -128,6 +128,8 @@ pub enum Operation {
         /// Which of them.
         which: Which,
     },
+    /// Open or close the circuit breaker by force.
+    ForceBreaker(Force),
     /// Fetch an answer that was too long for a completion.
     Claim(u64),
     /// Panic in the I/O process.
@@ -146,6 +148,15 @@ pub struct AuthRequest {
     pub method: String,
 }
 
+/// What an operator makes of the circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Force {
+    /// It is open and stays so.
+    Open,
+    /// It is closed and works as ever.
+    Closed,
+}
+
 /// The answer to an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -161,6 +172,8 @@ pub enum Outcome {
     Contacts(Vec<Binding>),
     /// To [`Operation::Remove`]: how many bindings were removed.
     Removed(u32),
+    /// To [`Operation::ForceBreaker`].
+    Forced,
     /// To any: the backend could not answer; nothing is known.
     Unavailable(Unavailable),
 }

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::clock::Monotonic;
-use crate::metrics::{Metrics, count, set};
+use crate::metrics::{Metrics, count, set, uncount};
 use crate::pace::{Pace, WaitingCaller};
 use crate::protocol::{
     AnswerTo, Completion, CompletionResult, MAX_MESSAGE, Operation, Outcome, Request, Task, Ticket, Unavailable,
@@ -77,13 +77,13 @@ pub async fn serve<B: Backend>(
         metrics,
         slots: Arc::new(Semaphore::new(limits.in_flight)),
         limits,
-        completions: Outbox::new(links.completions)?,
+        completions: Outbox::new(links.completions, metrics)?,
         parked: Mutex::default(),
         idle: Mutex::default(),
     });
     let mut readers = Vec::with_capacity(links.callers.len());
     for caller in links.callers {
-        let outbox = Outbox::new(caller)?;
+        let outbox = Outbox::new(caller, metrics)?;
         readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox))));
     }
     let notices = tokio::spawn(server.clone().pass_on(links.notices));
@@ -150,6 +150,7 @@ impl<B: Backend> Server<B> {
             server: self.clone(),
             outbox: outbox.clone(),
             id: request.id,
+            admitted: Monotonic::now(),
             deadline: request.deadline,
             operation: Some(request.operation),
             _caller: (request.answer == AnswerTo::Caller).then(|| self.pace.caller_waits()),
@@ -236,6 +237,7 @@ struct Job<B: Backend> {
     server: Arc<Server<B>>,
     outbox: Outbox,
     id: u64,
+    admitted: Monotonic,
     deadline: Monotonic,
     operation: Option<Operation>,
     answer: Option<AnswerTo>,
@@ -247,7 +249,11 @@ impl<B: Backend> Job<B> {
     async fn run(mut self) {
         let outcome = match self.operation.take() {
             Some(Operation::Claim(id)) => self.server.parked().claim(id),
-            Some(operation) => Some(self.perform(operation).await),
+            Some(operation) => {
+                let outcome = self.perform(operation).await;
+                self.server.metrics.latency.record(Monotonic::now().micros_since(self.admitted));
+                Some(outcome)
+            }
             None => None,
         };
         self.complete(outcome.unwrap_or(Outcome::Unavailable(Unavailable::Failed)));
@@ -341,6 +347,7 @@ struct Outbox {
     link: Arc<AsyncFd<Seqpacket>>,
     backlog: mpsc::UnboundedSender<Backlog>,
     queued: Arc<Mutex<usize>>,
+    metrics: &'static Metrics,
 }
 
 struct Backlog {
@@ -349,13 +356,13 @@ struct Backlog {
 }
 
 impl Outbox {
-    fn new(link: Seqpacket) -> io::Result<Self> {
+    fn new(link: Seqpacket, metrics: &'static Metrics) -> io::Result<Self> {
         link.set_nonblocking()?;
         let link = Arc::new(watch(link, Interest::READABLE.add(Interest::WRITABLE))?);
         let (backlog, waiting) = mpsc::unbounded_channel();
         let queued = Arc::new(Mutex::new(0));
-        tokio::spawn(send_backlog(link.clone(), waiting, queued.clone()));
-        Ok(Self { link, backlog, queued })
+        tokio::spawn(send_backlog(link.clone(), waiting, queued.clone(), metrics));
+        Ok(Self { link, backlog, queued, metrics })
     }
 
     fn link(&self) -> &AsyncFd<Seqpacket> {
@@ -370,6 +377,7 @@ impl Outbox {
         }
         if !messages.is_empty() && self.backlog.send(Backlog { messages, _slot: slot }).is_ok() {
             *queued += 1;
+            count(&self.metrics.queue_depth);
         }
     }
 }
@@ -384,6 +392,7 @@ async fn send_backlog(
     link: Arc<AsyncFd<Seqpacket>>,
     mut waiting: mpsc::UnboundedReceiver<Backlog>,
     queued: Arc<Mutex<usize>>,
+    metrics: &'static Metrics,
 ) {
     while let Some(backlog) = waiting.recv().await {
         for message in &backlog.messages {
@@ -392,6 +401,7 @@ async fn send_backlog(
             }
         }
         *queued.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        uncount(&metrics.queue_depth);
     }
 }
 
@@ -491,6 +501,14 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
+    fn soon(what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
+            thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_panic_completes_the_call_at_once() {
         let mut running = start(1, 10);
@@ -533,6 +551,18 @@ mod tests {
     }
 
     #[test]
+    fn the_latency_of_each_operation_is_counted() {
+        let mut running = start(1, 10);
+        let mut client = Client::new(running.near.remove(0), running.metrics);
+        client.call(lookup("slow"), PATIENCE);
+        let latency = &running.metrics.latency;
+        assert_eq!((latency.count(), latency.within_ms(200)), (1, 0));
+        assert!(latency.sum_us() >= 300_000, "{latency:?}");
+        client.call(lookup("alice"), PATIENCE);
+        assert_eq!((latency.count(), latency.within_ms(200)), (2, 1));
+    }
+
+    #[test]
     fn an_operation_past_its_deadline_is_cut() {
         let mut running = start(1, 10);
         let mut client = Client::new(running.near.remove(0), running.metrics);
@@ -565,8 +595,10 @@ mod tests {
                 thread::yield_now();
             }
         }
+        soon("answers in the queue", || get(&running.metrics.queue_depth) > 0);
         for _ in 0..2000 {
             completion(&running.completions);
         }
+        soon("an empty queue", || get(&running.metrics.queue_depth) == 0);
     }
 }

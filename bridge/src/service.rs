@@ -202,8 +202,8 @@ impl Service {
             Operation::Lookup(targets, filter) => self.lookup(store, targets, filter).await.map(Outcome::Found),
             Operation::Contacts(aor, filter) => self.contacts(store, aor, filter).await.map(Outcome::Contacts),
             Operation::Remove { aor, which } => self.remove(store, aor, which).await.map(Outcome::Removed),
-            // The server answers claims itself.
-            Operation::Claim(_) => Ok(Outcome::Unavailable(Unavailable::Failed)),
+            // The server answers claims itself, and forcing the breaker does not wait for it.
+            Operation::Claim(_) | Operation::ForceBreaker(_) => Ok(Outcome::Unavailable(Unavailable::Failed)),
             #[cfg(feature = "fault-injection")]
             Operation::Panic => panic!("on purpose, for a test"),
         }
@@ -260,6 +260,10 @@ impl Backend for Service {
             && self.accepted_from_memory(request)
         {
             return Outcome::Authenticated(Verdict::Accepted);
+        }
+        if let Operation::ForceBreaker(force) = operation {
+            self.force_breaker(force);
+            return Outcome::Forced;
         }
         match self.attempt(&operation, deadline).await {
             Ok(outcome) => outcome,

@@ -216,6 +216,9 @@ pub struct Rejection {
     pub headers: Vec<(String, String)>,
 }
 
+/// The header in which the stock registrar says what is wrong.
+const ERROR_HEADER: &str = "P-Registrar-Error";
+
 impl Rejection {
     /// A refusal that says in `P-Registrar-Error`, as the stock registrar does, what is wrong.
     pub fn new(status: u16, what: &str) -> Self {
@@ -229,8 +232,13 @@ impl Rejection {
             503 => "Service Unavailable",
             _ => "Bad Request",
         };
-        let headers = vec![("P-Registrar-Error".to_owned(), what.to_owned())];
+        let headers = vec![(ERROR_HEADER.to_owned(), what.to_owned())];
         Self { status, reason: reason.to_owned(), script_code: -1, headers }
+    }
+
+    /// What is wrong, for people.
+    pub fn what(&self) -> &str {
+        self.headers.iter().find(|(name, _)| name == ERROR_HEADER).map_or(&self.reason, |(_, what)| what)
     }
 
     fn with_header(mut self, name: &str, value: impl ToString) -> Self {

@@ -1,25 +1,27 @@
-//! Statistics: each reads one counter of the shared block.
+//! Statistics: each is read from the shared block of counters.
 
+use std::ffi::CStr;
+use std::os::raw::c_long;
 use std::ptr;
 
 use super::sys;
 
-/// One row of the table of statistics: its name is that of a field of [`bridge::Metrics`].
+/// One row of the table of statistics: its name, and how it is read from the shared block.
 macro_rules! statistic {
-    ($field:ident) => {{
-        unsafe extern "C" fn read() -> std::os::raw::c_long {
-            $crate::host::shared::metrics()
-                .map_or(0, |metrics| bridge::metrics::get(&metrics.$field) as std::os::raw::c_long)
+    ($name:expr, $read:expr) => {{
+        extern "C" fn read() -> std::os::raw::c_long {
+            const READ: fn(&bridge::Metrics) -> u64 = $read;
+            $crate::host::shared::metrics().map_or(0, |metrics| READ(metrics) as std::os::raw::c_long)
         }
-        $crate::host::stats::row(concat!(stringify!($field), "\0"), read)
+        $crate::host::stats::row($name, read)
     }};
 }
 pub(crate) use statistic;
 
-/// A row of the table; `name` is terminated.
-pub(crate) fn row(name: &'static str, read: unsafe extern "C" fn() -> std::os::raw::c_long) -> sys::stat_export_t {
+/// A row of the table.
+pub(crate) fn row(name: &'static CStr, read: extern "C" fn() -> c_long) -> sys::stat_export_t {
     sys::stat_export_t {
-        name: name.as_ptr().cast_mut().cast(),
+        name: name.as_ptr().cast_mut(),
         flags: sys::STAT_IS_FUNC as i32,
         // With STAT_IS_FUNC this field is the function to call.
         stat_pointer: read as *mut *mut sys::stat_var,
@@ -30,7 +32,7 @@ pub(crate) fn row(name: &'static str, read: unsafe extern "C" fn() -> std::os::r
 ///
 /// # Errors
 /// A sentence, when Kamailio refuses.
-pub(crate) fn register(group: &'static std::ffi::CStr, mut rows: Vec<sys::stat_export_t>) -> Result<(), String> {
+pub(crate) fn register(group: &'static CStr, mut rows: Vec<sys::stat_export_t>) -> Result<(), String> {
     rows.push(sys::stat_export_t { name: ptr::null_mut(), flags: 0, stat_pointer: ptr::null_mut() });
     // Kamailio keeps pointers into the table.
     let rows = rows.leak();

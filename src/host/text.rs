@@ -1,5 +1,6 @@
 //! Kamailio's `str` (pointer and length, not terminated) to and from Rust text.
 
+use std::ffi::CStr;
 use std::os::raw::{c_char, c_int};
 
 use super::sys;
@@ -36,4 +37,15 @@ pub(crate) fn lent(text: &str) -> sys::str_ {
 /// The length of `text` as C takes it.
 pub(crate) fn length(text: &str) -> c_int {
     c_int::try_from(text.len()).unwrap_or(c_int::MAX)
+}
+
+/// A name that was written with its terminator, as C takes it.
+///
+/// # Panics
+/// In the compiler, when the name is not terminated or has a terminator inside.
+pub(crate) const fn terminated(name: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(name.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name with a NUL inside, or without one at its end"),
+    }
 }

@@ -1,4 +1,4 @@
-//! What operators and scripts ask for beside SIP: to see and to remove the bindings of an AoR.
+//! What operators and scripts ask for beside SIP: to see and to remove the bindings of an AoR, to force the breaker.
 
 use domain::lookup::{Filter, Selection, Wanted, is_current, select};
 use domain::{Aor, Binding, Which};
@@ -6,6 +6,8 @@ use store::{Store, StoreError};
 
 use super::Service;
 use crate::clock;
+use crate::metrics::set;
+use crate::protocol::Force;
 
 impl Service {
     /// The bindings, best first.
@@ -28,5 +30,22 @@ impl Service {
             self.wrote(aor, &existing, &removed);
         }
         Ok(u32::try_from(removed.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Opens or closes the breaker, whatever the backend does.
+    pub(super) fn force_breaker(&self, force: Force) {
+        let mut breaker = self.breaker();
+        match force {
+            Force::Open => {
+                breaker.force_open();
+                tracing::warn!("the circuit breaker is held open: requests are refused until an operator closes it");
+            }
+            Force::Closed => {
+                breaker.force_closed();
+                tracing::warn!("the circuit breaker has been closed by an operator");
+            }
+        }
+        set(&self.metrics.breaker_state, breaker.state().as_metric());
+        set(&self.metrics.breaker_held, u64::from(force == Force::Open));
     }
 }
