@@ -1,0 +1,96 @@
+//! A routing script in Lua: the module's functions as KEMI has them.
+
+mod common;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::sip::{Agent, headers};
+use common::{DOMAIN, Site, phone, phone_with_password, run, statistic};
+use lab::kamailio::Kamailio;
+use lab::sipp::Sipp;
+use lab::workspace;
+
+const SCRIPT: &str = "tests/cfg/kemi.cfg";
+/// Longer than a call waits, shorter than the driver's patience with a silent connection.
+const TOO_SLOW: Duration = Duration::from_millis(1200);
+/// Functions that are not for scripts.
+const INTERNAL: [&str; 3] = ["apply_answer", "test_panic", "test_io_panic"];
+
+fn main() -> ExitCode {
+    common::suite(
+        &["alice", "bob"],
+        &[
+            ("a_lua_script_registers_and_calls_plain", |site| registers_and_calls(site, "plain", 0)),
+            // Two suspends of each of: REGISTER, INVITE, REGISTER that removes.
+            ("a_lua_script_registers_and_calls_async", |site| registers_and_calls(site, "async", 6)),
+            ("a_lua_script_registers_by_auth_save_async", registers_jointly),
+            ("a_lua_script_challenges_a_wrong_password_plain", |site| refuses(site, "plain")),
+            ("a_lua_script_challenges_a_wrong_password_async", |site| refuses(site, "async")),
+            ("a_lua_script_is_told_that_the_backend_is_unavailable_plain", |site| unavailable(site, "plain")),
+            ("a_lua_script_is_told_that_the_backend_is_unavailable_async", |site| unavailable(site, "async")),
+            ("every_script_function_has_its_twin", twins),
+        ],
+    )
+}
+
+fn start(site: &Site, form: &str) -> Result<Kamailio> {
+    let script = workspace().root().join("tests/cfg/kemi.lua");
+    site.connected(site.script(SCRIPT).env("KEMI_SCRIPT", script.display()).env("FORM", form))
+}
+
+fn registers_and_calls(site: &Site, form: &str, resumed: u64) -> Result<()> {
+    let kamailio = start(site, form)?;
+    let callee = Sipp::new("uas_answer.xml").spawn()?;
+    run(&kamailio, phone(&kamailio, "register.xml", "bob").key("contact", callee.local()))?;
+    ensure!(site.contacts("bob")?.len() == 1, "not stored");
+    run(&kamailio, phone(&kamailio, "uac_invite_auth.xml", "alice").key("callee", format!("bob@{DOMAIN}")))?;
+    callee.finish()?.check()?;
+    run(&kamailio, phone(&kamailio, "unregister_all.xml", "bob"))?;
+    ensure!(site.contacts("bob")?.is_empty(), "still stored");
+    ensure!(statistic(&kamailio, "resumed")? == resumed, "{}", kamailio.log());
+    ensure!(!kamailio.log().contains("ERROR"), "{}", kamailio.log());
+    Ok(())
+}
+
+fn registers_jointly(site: &Site) -> Result<()> {
+    let kamailio = start(site, "joint")?;
+    run(&kamailio, phone(&kamailio, "register.xml", "bob"))?;
+    ensure!(site.contacts("bob")?.len() == 1, "not stored");
+    run(&kamailio, phone_with_password(&kamailio, "register_wrong_password.xml", "bob", "wrong"))?;
+    run(&kamailio, phone(&kamailio, "unregister_all.xml", "bob"))?;
+    ensure!(site.contacts("bob")?.is_empty(), "still stored");
+    Ok(())
+}
+
+fn refuses(site: &Site, form: &str) -> Result<()> {
+    let kamailio = start(site, form)?;
+    run(&kamailio, phone_with_password(&kamailio, "register_wrong_password.xml", "alice", "wrong"))?;
+    ensure!(site.contacts("alice")?.is_empty(), "stored without authentication");
+    Ok(())
+}
+
+fn unavailable(site: &Site, form: &str) -> Result<()> {
+    let kamailio = start(site, form)?;
+    site.relay.set_delay(TOO_SLOW);
+    let refused = run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"));
+    site.relay.set_delay(Duration::ZERO);
+    refused.map(drop)
+}
+
+/// The names in the table of script functions, and what the script sees.
+fn twins(site: &Site) -> Result<()> {
+    let table = std::fs::read_to_string(workspace().root().join("src/lib.rs"))?;
+    let names = table.split("\"cassandra_").skip(1).filter_map(|rest| rest.split('"').next());
+    let functions: Vec<&str> = names.filter(|name| !INTERNAL.contains(name)).collect();
+    ensure!(functions.contains(&"save"), "the table of script functions is not found: {functions:?}");
+    let kamailio = start(site, "plain")?;
+    let mut agent = Agent::udp(&kamailio)?;
+    let request = agent.request("OPTIONS", &format!("sip:{DOMAIN}"), "alice", "alice", &[]);
+    let answer = agent.ask(&request).with_context(|| kamailio.log())?;
+    let offered: Vec<&str> = headers(&answer, "X-Functions").first().context("no list")?.split(' ').collect();
+    let missing: Vec<&&str> = functions.iter().filter(|name| !offered.contains(name)).collect();
+    ensure!(missing.is_empty(), "without a KEMI twin: {missing:?}; there are {offered:?}");
+    Ok(())
+}
