@@ -33,7 +33,7 @@ struct Site {
 }
 
 fn main() -> ExitCode {
-    common::suite(
+    lab::suite::run(
         Site::start,
         &[
             ("over_tls_and_with_a_password_bindings_are_written_and_read", tls_and_password),

@@ -6,7 +6,7 @@ pub mod sip;
 use std::io::Write;
 use std::net::SocketAddrV4;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,6 @@ use lab::kamailio::{Config, Kamailio};
 use lab::relay::DelayRelay;
 use lab::sipp::{Report, Sipp};
 use lab::{net, wait, workspace};
-use libtest_mimic::{Arguments, Trial};
 
 pub const DOMAIN: &str = "example.com";
 pub const PASSWORD: &str = "correct-horse";
@@ -24,7 +23,7 @@ pub const ALL_IN_ONE: &str = "kamailio-cfg/all-in-one.cfg";
 pub const PLAIN: &str = "tests/cfg/plain.cfg";
 
 /// A test of a suite.
-pub type Test = fn(&Site) -> Result<()>;
+pub type Test = lab::suite::Test<Site>;
 
 /// The servers of one suite.
 pub struct Site {
@@ -34,29 +33,9 @@ pub struct Site {
     contact_point: String,
 }
 
-/// Starts the servers, runs the tests one after the other, stops the servers.
+/// Runs the tests over a site with these subscribers.
 pub fn suite(users: &[&str], tests: &[(&'static str, Test)]) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if arguments.list {
-        let names = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
-        return libtest_mimic::run(&arguments, names).exit_code();
-    }
-    let site = match Site::start(users) {
-        Ok(site) => Arc::new(site),
-        Err(error) => {
-            eprintln!("the servers do not start: {error:?}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let trials = tests
-        .iter()
-        .map(|(name, test)| {
-            let (site, test) = (site.clone(), *test);
-            Trial::test(*name, move || test(&site).map_err(|error| format!("{error:#}").into()))
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    lab::suite::run(|| Site::start(users), tests)
 }
 
 impl Site {

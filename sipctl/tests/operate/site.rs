@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 /// A test of the suite.
-pub(crate) type Test = fn(&Site) -> Result<()>;
+pub(crate) type Test = lab::suite::Test<Site>;
 
 /// What was wrong with the command line.
 pub(crate) const USAGE: i32 = 2;

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use site::Site;
 
 fn main() -> ExitCode {
-    common::suite(
+    lab::suite::run(
         Site::start,
         &[
             ("two_appliers_on_two_nodes_at_once_both_succeed", schemas::at_once),

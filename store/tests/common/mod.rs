@@ -2,47 +2,17 @@
 #![allow(dead_code, unreachable_pub, reason = "each suite uses a part")]
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use domain::{Aor, Binding, BindingKey, BindingState, Timestamp};
 use lab::cassandra::Options;
-use libtest_mimic::{Arguments, Trial};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use store::{ConnectError, Store, StoreConfig};
-
-/// A test over the servers of its suite.
-pub type Test<S> = fn(&S) -> Result<()>;
-
-/// Starts the servers, runs the tests one after the other, stops the servers.
-pub fn suite<S: Send + Sync + 'static>(start: fn() -> Result<S>, tests: &[(&'static str, Test<S>)]) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if arguments.list {
-        let names = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
-        return libtest_mimic::run(&arguments, names).exit_code();
-    }
-    let site = match start() {
-        Ok(site) => Arc::new(site),
-        Err(error) => {
-            eprintln!("the servers do not start: {error:?}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let trials = tests
-        .iter()
-        .map(|(name, test)| {
-            let (site, test) = (site.clone(), *test);
-            Trial::test(*name, move || test(&site).map_err(|error| format!("{error:#}").into()))
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
 
 /// A runtime as the module has it.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
