@@ -27,8 +27,6 @@ pub(crate) enum Value {
     Number(u64),
     /// A text.
     Text(String),
-    /// A structure within the structure.
-    Structure(Structure),
     /// A list of structures.
     List(Vec<Structure>),
 }
@@ -145,9 +143,8 @@ impl Call<'_> {
         match value {
             Value::Number(number) => self.add_number(structure, name, *number),
             Value::Text(value) => self.add_text(structure, name, value),
-            Value::Structure(values) => self.fill(self.add_handle(structure, name, c"{")?, values),
             Value::List(items) => {
-                let list = self.add_handle(structure, name, c"[")?;
+                let list = self.add_list(structure, name)?;
                 items.iter().try_for_each(|item| self.fill(self.add_item(list)?, item))
             }
         }
@@ -171,11 +168,11 @@ impl Call<'_> {
         check(unsafe { add(structure, c"S".as_ptr().cast_mut(), name.as_ptr(), &raw mut value) })
     }
 
-    fn add_handle(&self, structure: *mut c_void, name: &CStr, kind: &'static CStr) -> Result<*mut c_void, Fault> {
+    fn add_list(&self, structure: *mut c_void, name: &'static CStr) -> Result<*mut c_void, Fault> {
         let Some(add) = self.rpc.struct_add else { return Err(no_memory()) };
         let mut handle: *mut c_void = ptr::null_mut();
-        // SAFETY: the structure is this call's; "{" and "[" take a name and the address of a handle.
-        check(unsafe { add(structure, kind.as_ptr().cast_mut(), name.as_ptr(), &raw mut handle) })?;
+        // SAFETY: the structure is this call's; "[" takes a name and the address of a handle.
+        check(unsafe { add(structure, c"[".as_ptr().cast_mut(), name.as_ptr(), &raw mut handle) })?;
         Ok(handle)
     }
 
