@@ -91,7 +91,10 @@ fn lookup(site: &Site) -> Result<()> {
     let shown = contacts(&kamailio, "alice")?;
     ensure!(uris(&shown) == ["sip:alice@127.9.9.9:5072", "sip:alice@127.9.9.9:5071"], "{shown:?}");
     ensure!(shown[0]["q"] == "0.700" && shown[1]["q"] == "0.250", "{shown:?}");
-    ensure!(shown[0]["reg_id"] == 1 && shown[0]["instance"].as_str().is_some_and(|id| id.contains("0c67446e")), "{shown:?}");
+    ensure!(
+        shown[0]["reg_id"] == 1 && shown[0]["instance"].as_str().is_some_and(|id| id.contains("0c67446e")),
+        "{shown:?}"
+    );
     ensure!(shown[0]["user_agent"] == "phone 1" && shown[0]["dc"] == "dc1", "{shown:?}");
     ensure!(shown[0]["expires"].as_u64().is_some_and(|left| (500..=600).contains(&left)), "{shown:?}");
     unregister_all(&mut agent, "alice")
@@ -142,7 +145,8 @@ fn add(site: &Site) -> Result<()> {
     let contact = "sip:carol@127.9.9.9:5071";
     let added = kamailio.rpc("cassandra.add", json!([aor("carol"), contact, 300, "0.5", path]))?;
     ensure!(added["binding"] == "inserted", "{added}");
-    let again = kamailio.rpc("cassandra.add", json!([aor("carol"), contact, 400, 0.625, path, 0, 6, 4294967295_u32]))?;
+    let again =
+        kamailio.rpc("cassandra.add", json!([aor("carol"), contact, 400, 0.625, path, 0, 6, 4294967295_u32]))?;
     ensure!(again["binding"] == "updated", "{again}");
     let shown = contacts(&kamailio, "carol")?;
     ensure!(shown.len() == 1 && shown[0]["q"] == "0.625" && shown[0]["path"] == path.as_str(), "{shown:?}");
@@ -150,7 +154,10 @@ fn add(site: &Site) -> Result<()> {
     ensure!(shown[0]["expires"].as_u64().is_some_and(|left| (301..=400).contains(&left)), "{shown:?}");
     caller.send(&caller.request("INVITE", &format!("sip:{}", aor("carol")), "alice", "carol", &[]))?;
     let relayed = edge.receive_request("INVITE").with_context(|| kamailio.log())?;
-    ensure!(relayed.starts_with("INVITE sip:carol@127.9.9.9:5071 ") && headers(&relayed, "Route") == [path], "{relayed}");
+    ensure!(
+        relayed.starts_with("INVITE sip:carol@127.9.9.9:5071 ") && headers(&relayed, "Route") == [path],
+        "{relayed}"
+    );
     edge.send(&sip::response(&relayed, "486 Busy Here"))?;
     ensure!(sip::status(&caller.final_response()?) == Some(486), "{}", kamailio.log());
     kamailio.rpc("cassandra.rm", json!([aor("carol")])).map(drop)

@@ -11,10 +11,7 @@ pub type Test<S> = fn(&S) -> Result<()>;
 
 /// Starts the servers, runs the tests one after the other, stops the servers. Takes the arguments of Rust's own harness; to
 /// list the tests nothing is started.
-pub fn run<S: Send + Sync + 'static>(
-    start: impl FnOnce() -> Result<S>,
-    tests: &[(&'static str, Test<S>)],
-) -> ExitCode {
+pub fn run<S: Send + Sync + 'static>(start: impl FnOnce() -> Result<S>, tests: &[(&'static str, Test<S>)]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They share the servers and two cores.
     arguments.test_threads = Some(1);
