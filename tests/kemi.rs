@@ -44,7 +44,7 @@ fn registers_and_calls(site: &Site, form: &str, resumed: u64) -> Result<()> {
     let kamailio = start(site, form)?;
     let callee = Sipp::new("uas_answer.xml").spawn()?;
     run(&kamailio, phone(&kamailio, "register.xml", "bob").key("contact", callee.local()))?;
-    ensure!(site.contacts("bob")?.len() == 1, "not stored");
+    ensure!(site.contacts("bob")?.len() == 1, "{:?}", site.contacts("bob")?);
     run(&kamailio, phone(&kamailio, "uac_invite_auth.xml", "alice").key("callee", format!("bob@{DOMAIN}")))?;
     callee.finish()?.check()?;
     run(&kamailio, phone(&kamailio, "unregister_all.xml", "bob"))?;
@@ -57,7 +57,7 @@ fn registers_and_calls(site: &Site, form: &str, resumed: u64) -> Result<()> {
 fn registers_jointly(site: &Site) -> Result<()> {
     let kamailio = start(site, "joint")?;
     run(&kamailio, phone(&kamailio, "register.xml", "bob"))?;
-    ensure!(site.contacts("bob")?.len() == 1, "not stored");
+    ensure!(site.contacts("bob")?.len() == 1, "{:?}", site.contacts("bob")?);
     run(&kamailio, phone_with_password(&kamailio, "register_wrong_password.xml", "bob", "wrong"))?;
     run(&kamailio, phone(&kamailio, "unregister_all.xml", "bob"))?;
     ensure!(site.contacts("bob")?.is_empty(), "still stored");

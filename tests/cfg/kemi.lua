@@ -103,10 +103,10 @@ function ksr_request_route()
     if method == "OPTIONS" then
         list_functions()
         KSR.sl.sl_send_reply(200, "OK")
-    elseif method == "CANCEL" or method == "ACK" then
-        if KSR.tm.t_check_trans() > 0 then KSR.tm.t_relay() end
     elseif KSR.siputils.has_totag() > 0 then
         if KSR.rr.loose_route() > 0 then KSR.tm.t_relay() end
+    elseif method == "CANCEL" or method == "ACK" then
+        if KSR.tm.t_check_trans() > 0 then KSR.tm.t_relay() end
     elseif method == "REGISTER" then
         register[form](KSR.pv.get("$td"))
     else
