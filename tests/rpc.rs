@@ -295,7 +295,7 @@ fn http(kamailio: &Kamailio, method: &str, path: &str, body: &str) -> Result<Str
         }
         let mut some = [0; 4096];
         let length = stream.read(&mut some).with_context(|| kamailio.log())?;
-        ensure!(length > 0, "closed after {}", String::from_utf8_lossy(&received));
+        ensure!(length > 0, "closed after {}\n{}", String::from_utf8_lossy(&received), kamailio.log());
         received.extend(&some[..length]);
     }
 }
