@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use common::sip::{Agent, headers};
 use common::{DOMAIN, Site, phone, phone_with_password, run, statistic};
-use lab::kamailio::Kamailio;
+use lab::kamailio::{Config, Kamailio};
 use lab::sipp::Sipp;
 use lab::workspace;
 
@@ -30,14 +30,19 @@ fn main() -> ExitCode {
             ("a_lua_script_challenges_a_wrong_password_async", |site| refuses(site, "async")),
             ("a_lua_script_is_told_that_the_backend_is_unavailable_plain", |site| unavailable(site, "plain")),
             ("a_lua_script_is_told_that_the_backend_is_unavailable_async", |site| unavailable(site, "async")),
+            ("without_a_kemi_script_to_resume_in_an_async_function_refuses", no_engine),
             ("every_script_function_has_its_twin", twins),
         ],
     )
 }
 
 fn start(site: &Site, form: &str) -> Result<Kamailio> {
+    site.connected(with_lua(site.script(SCRIPT), form))
+}
+
+fn with_lua(config: Config, form: &str) -> Config {
     let script = workspace().root().join("tests/cfg/kemi.lua");
-    site.connected(site.script(SCRIPT).env("KEMI_SCRIPT", script.display()).env("FORM", form))
+    config.env("KEMI_SCRIPT", script.display()).env("FORM", form)
 }
 
 fn registers_and_calls(site: &Site, form: &str, resumed: u64) -> Result<()> {
@@ -77,6 +82,17 @@ fn unavailable(site: &Site, form: &str) -> Result<()> {
     let refused = run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"));
     site.relay.set_delay(Duration::ZERO);
     refused.map(drop)
+}
+
+/// The configuration's own language routes, and calls functions in Lua.
+fn no_engine(site: &Site) -> Result<()> {
+    let route = "request_route { lua_run(\"ksr_request_route\"); }";
+    let kamailio = site.connected(with_lua(site.changed(SCRIPT, "cfgengine \"lua\"", route)?, "async"))?;
+    // The script challenges whatever is no success.
+    run(&kamailio, phone(&kamailio, "register_wrong_password.xml", "alice"))?;
+    ensure!(statistic(&kamailio, "suspended")? == 0, "suspended, but nothing can resume it");
+    ensure!(kamailio.log().contains("registrant_checked cannot be resumed in"), "{}", kamailio.log());
+    Ok(())
 }
 
 /// The names in the table of script functions, and what the script sees.
