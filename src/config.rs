@@ -197,11 +197,8 @@ fn sip_uri(name: &str, parameter: &host::params::Text) -> Result<String, String>
 fn keepalive(registrar: &Registrar) -> Result<Option<Keepalive>, String> {
     let mode = number("ka_mode", &raw::KA_MODE, 0..=7)?;
     let interval = Duration::from_secs(number("ka_interval", &raw::KA_INTERVAL, 1..=3600)?.into());
-    let rule = Keepalive {
-        interval,
-        natted_only: (mode & 2 != 0).then_some(registrar.nat_flags()),
-        udp_only: mode & 4 != 0,
-    };
+    let rule =
+        Keepalive { interval, natted_only: (mode & 2 != 0).then_some(registrar.nat_flags()), udp_only: mode & 4 != 0 };
     Ok((mode != 0).then_some(rule))
 }
 

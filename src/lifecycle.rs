@@ -142,7 +142,7 @@ fn work(message: &[u8]) {
                 count(if resumed { &metrics.resumed } else { &metrics.resume_failed });
             }
         }
-        Ok(Task::Tell(event)) => upkeep::tell(event),
+        Ok(Task::Tell(event)) => upkeep::tell(*event),
         Ok(Task::KeepAlive(aor, binding)) => upkeep::keep_alive(&aor, &binding),
         Err(error) => log_error!("resume", "a task is not understood: {error}"),
     }

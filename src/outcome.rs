@@ -206,7 +206,9 @@ pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) ->
         (Apply::Registered(wanted), Outcome::Contacts(bindings)) => {
             finish(contacts::apply_registered(wanted, &bindings), None)
         }
-        (Apply::Unregister { one }, Outcome::Removed(removed)) => finish(contacts::apply_unregister(*one, removed), None),
+        (Apply::Unregister { one }, Outcome::Removed(removed)) => {
+            finish(contacts::apply_unregister(*one, removed), None)
+        }
         (Apply::Fetch { aor, profile }, Outcome::Contacts(bindings)) => {
             finish(contacts::apply_fetch(aor, profile, bindings), None)
         }

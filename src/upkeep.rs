@@ -27,12 +27,7 @@ const FLOW_FAILED: i32 = 430;
 /// The events that the script has a route for; all of them for a KEMI script with a callback.
 pub(crate) fn wanted_events(callback: &str) -> Events {
     let wanted = |route| !callback.is_empty() || event::exists(route);
-    Events {
-        inserted: wanted(INSERTED),
-        updated: wanted(UPDATED),
-        deleted: wanted(DELETED),
-        expired: wanted(EXPIRED),
-    }
+    Events { inserted: wanted(INSERTED), updated: wanted(UPDATED), deleted: wanted(DELETED), expired: wanted(EXPIRED) }
 }
 
 /// Runs the script's route for an event; the binding is in `$cassandra_contact(event=>...)`.

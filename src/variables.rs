@@ -22,8 +22,11 @@ thread_local! {
     static LEFT: Cell<Left> = const { Cell::new(Left { code: 0, unavailable: None, status: 0 }) };
 }
 
+/// A variable: its name, and how it is read.
+type Variable = (&'static str, fn(Left) -> Value);
+
 /// All variables of the class; the number of each is its index.
-const ALL: [(&str, fn(Left) -> Value); 3] = [("rc", return_code), ("reason", reason), ("status", status)];
+const ALL: [Variable; 3] = [("rc", return_code), ("reason", reason), ("status", status)];
 
 /// Keeps what a function leaves behind.
 pub(crate) fn leave(left: Left) {

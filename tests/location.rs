@@ -85,7 +85,8 @@ fn expect(answer: &str, pairs: &[(&str, &str)]) -> Result<()> {
 }
 
 fn sets_what_stock_sets(site: &Site) -> Result<()> {
-    let (kamailio, mut agent) = start(site, "modparam(\"cassandra\", \"use_path\", 1)\nmodparam(\"cassandra\", \"path_mode\", 0)")?;
+    let (kamailio, mut agent) =
+        start(site, "modparam(\"cassandra\", \"use_path\", 1)\nmodparam(\"cassandra\", \"path_mode\", 0)")?;
     register(&mut agent, "alice", &["Contact: *", "Expires: 0"])?;
     for contact in ["Contact: <sip:alice@127.9.9.1:5071>;q=0.2", "Contact: <sip:alice@127.9.9.2:5072;ob>;q=0.9"] {
         register(&mut agent, "alice", &[contact, "Expires: 600", "Path: <sip:127.9.9.9:5099;lr>, <sip:127.9.9.8;lr>"])?;
@@ -93,15 +94,22 @@ fn sets_what_stock_sets(site: &Site) -> Result<()> {
     for form in BOTH {
         let answer = call(&mut agent, "lookup", form, "alice", &[])?;
         let socket = format!("udp:{}", kamailio.address());
-        expect(&answer, &[
-            ("X-Rc", "1"),
-            ("X-Ru", "sip:alice@127.9.9.2:5072;ob"),
-            ("X-Du", "sip:127.9.9.9:5099;lr"),
-            ("X-Socket", &socket),
-            ("X-Branch", "sip:alice@127.9.9.1:5071 200 sip:127.9.9.9:5099;lr"),
-        ])?;
+        expect(
+            &answer,
+            &[
+                ("X-Rc", "1"),
+                ("X-Ru", "sip:alice@127.9.9.2:5072;ob"),
+                ("X-Du", "sip:127.9.9.9:5099;lr"),
+                ("X-Socket", &socket),
+                ("X-Branch", "sip:alice@127.9.9.1:5071 200 sip:127.9.9.9:5099;lr"),
+            ],
+        )?;
         let record = shown(&answer, "X-Rcd");
-        ensure!(record.contains(" sip:alice@127.9.9.2:5072;ob ") && record.ends_with("<sip:127.9.9.9:5099;lr>, <sip:127.9.9.8;lr>"), "{answer}");
+        ensure!(
+            record.contains(" sip:alice@127.9.9.2:5072;ob ")
+                && record.ends_with("<sip:127.9.9.9:5099;lr>, <sip:127.9.9.8;lr>"),
+            "{answer}"
+        );
         expect(&call(&mut agent, "lookup", form, "nobody", &[])?, &[("X-Rc", "-1"), ("X-Status", "404")])?;
         let wrong = call(&mut agent, "lookup", form, "alice", &["X-Uri: tel:+1555"])?;
         match form {
@@ -258,11 +266,10 @@ fn attributes(site: &Site) -> Result<()> {
         ensure!(shown(&answer, "Contact").contains(";received=\"sip:127.9.9.7:1024\""), "{answer}");
     }
     for form in BOTH {
-        expect(&call(&mut agent, "lookup", form, "judy", &[])?, &[
-            ("X-Kept", "first second"),
-            ("X-Du", "sip:127.9.9.7:1024"),
-            ("X-Flag", "6"),
-        ])?;
+        expect(
+            &call(&mut agent, "lookup", form, "judy", &[])?,
+            &[("X-Kept", "first second"), ("X-Du", "sip:127.9.9.7:1024"), ("X-Flag", "6")],
+        )?;
     }
     Ok(())
 }
@@ -313,7 +320,9 @@ fn run_time(site: &Site) -> Result<()> {
     };
     ensure!(expires(&mut agent)?.contains(";expires=3600"), "the default");
     kamailio.rpc("cfg.set_now_int", json!(["cassandra", "default_expires", 120]))?;
-    until("the new expiry", Duration::from_secs(10), || expires(&mut agent).is_ok_and(|contact| contact.contains(";expires=120")))?;
+    until("the new expiry", Duration::from_secs(10), || {
+        expires(&mut agent).is_ok_and(|contact| contact.contains(";expires=120"))
+    })?;
     let refused = kamailio.rpc("cfg.set_now_int", json!(["cassandra", "default_q", 2000]));
     ensure!(refused.is_err(), "a q beyond 1000 was taken");
     Ok(())
@@ -371,7 +380,8 @@ fn stale(site: &Site) -> Result<()> {
 }
 
 fn bad_input(site: &Site) -> Result<()> {
-    let (kamailio, mut agent) = start(site, "modparam(\"cassandra\", \"use_path\", 1)\nmodparam(\"cassandra\", \"outbound_mode\", 1)")?;
+    let (kamailio, mut agent) =
+        start(site, "modparam(\"cassandra\", \"use_path\", 1)\nmodparam(\"cassandra\", \"outbound_mode\", 1)")?;
     let good = "Contact: <sip:rita@127.9.9.1>";
     let long = format!("Contact: <sip:{}@127.9.9.1>", "x".repeat(600));
     for lines in [
@@ -398,7 +408,9 @@ fn bad_input(site: &Site) -> Result<()> {
         }
     }
     let to_nobody = agent.request("REGISTER", &format!("sip:{DOMAIN}"), "rita", "rita", &[good]);
-    for to in ["To: <sip:example.com>", "To: <tel:+1555>", "To: <sip:ri%00ta@example.com>", "To: <sip:ri%ffta@example.com>"] {
+    for to in
+        ["To: <sip:example.com>", "To: <tel:+1555>", "To: <sip:ri%00ta@example.com>", "To: <sip:ri%ffta@example.com>"]
+    {
         let request = to_nobody.replace(&format!("To: <sip:rita@{DOMAIN}>"), to);
         let answer = agent.ask(&request)?;
         ensure!(status(&answer) == Some(400), "{to}:\n{answer}");
@@ -410,7 +422,9 @@ fn bad_input(site: &Site) -> Result<()> {
 
 /// RFC 3261 section 10.2.1.1: as good as 3600.
 fn expires_that_is_malformed(agent: &mut Agent) -> Result<()> {
-    for lines in [["Contact: <sip:rita@127.9.9.1>;expires=x", "Expires: 60"], ["Contact: <sip:rita@127.9.9.1>", "Expires: x"]] {
+    for lines in
+        [["Contact: <sip:rita@127.9.9.1>;expires=x", "Expires: 60"], ["Contact: <sip:rita@127.9.9.1>", "Expires: x"]]
+    {
         let answer = register(agent, "rita", &lines)?;
         ensure!(shown(&answer, "Contact").contains(";expires=3600"), "{lines:?}:\n{answer}");
     }
@@ -421,7 +435,11 @@ fn expires_that_is_malformed(agent: &mut Agent) -> Result<()> {
 fn headers_of_64_kb(site: &Site, kamailio: &Kamailio) -> Result<()> {
     let mut agent = Agent::tcp(kamailio)?;
     let filler = "x".repeat(60 * 1024);
-    for line in [format!("Contact: <sip:rita@127.9.9.1>;{filler}=1"), format!("Path: <sip:{filler};lr>"), format!("X-Filler: {filler}")] {
+    for line in [
+        format!("Contact: <sip:rita@127.9.9.1>;{filler}=1"),
+        format!("Path: <sip:{filler};lr>"),
+        format!("X-Filler: {filler}"),
+    ] {
         let answer = agent.ask(&agent.register("rita", &[&line, "Supported: path"]))?;
         ensure!(matches!(status(&answer), Some(200 | 400 | 503 | 513)), "{answer}");
     }

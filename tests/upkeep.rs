@@ -51,7 +51,7 @@ fn told(kamailio: &Kamailio, what: &str) -> usize {
 }
 
 fn until_told(kamailio: &Kamailio, what: &str) -> Result<()> {
-    until(format!("the event '{what}'"), SOON, || told(kamailio, what) > 0)
+    until(&format!("the event '{what}'"), SOON, || told(kamailio, what) > 0)
 }
 
 fn events(site: &Site) -> Result<()> {
@@ -138,7 +138,9 @@ fn crlf(site: &Site) -> Result<()> {
     register(&mut phone, "erin", &[&contact, "Expires: 600"])?;
     let message = phone.receive()?;
     ensure!(message == "\r\n\r\n", "{message}");
-    until("silence for a contact that has lapsed", SOON, || agent.receive_within(Duration::from_secs(3)).is_ok_and(|message| message.is_none()))
+    until("silence for a contact that has lapsed", SOON, || {
+        agent.receive_within(Duration::from_secs(3)).is_ok_and(|message| message.is_none())
+    })
 }
 
 /// A contact behind a proxy, which is `agent`.

@@ -61,7 +61,7 @@ pub enum Task {
     /// Continue a suspended transaction.
     Resume(Completion),
     /// Run the script's route for an event.
-    Tell(ContactEvent),
+    Tell(Box<ContactEvent>),
     /// Send a contact something that keeps the way to it open.
     KeepAlive(Aor, Box<Binding>),
 }

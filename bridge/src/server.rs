@@ -426,8 +426,8 @@ mod tests {
     use super::*;
     use crate::client::Client;
     use crate::metrics::get;
-    use crate::testing::lookup;
     use crate::protocol::{Continuation, Lookup, decode};
+    use crate::testing::lookup;
 
     /// Answers lookups by user name: what each test needs of a backend.
     struct Scripted;

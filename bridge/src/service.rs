@@ -5,8 +5,8 @@ use std::hash::BuildHasher;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use domain::digest::{Algorithm, Ha1, verify};
 use domain::Aor;
+use domain::digest::{Algorithm, Ha1, verify};
 use domain::gruu::GruuKey;
 use domain::register::Node;
 use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};

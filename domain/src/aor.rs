@@ -141,9 +141,18 @@ mod tests {
 
     #[test]
     fn what_names_nobody_is_refused_with_a_sentence() {
-        for text in
-            ["", "alice", "@example.com", "alice@", "sip:example.com", "tel:+1555", "a@b c", "a\u{7}@b", "a@b@", "\u{fffd}@b"]
-        {
+        for text in [
+            "",
+            "alice",
+            "@example.com",
+            "alice@",
+            "sip:example.com",
+            "tel:+1555",
+            "a@b c",
+            "a\u{7}@b",
+            "a@b@",
+            "\u{fffd}@b",
+        ] {
             let error = text.parse::<Aor>().expect_err(text);
             assert!(error.to_string().contains("user@domain"), "{error}");
         }

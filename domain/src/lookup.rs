@@ -75,7 +75,8 @@ pub enum Selection {
 
 /// The bindings that a request can go to, highest q first, then newest.
 pub fn select(bindings: Vec<Binding>, wanted: Wanted<'_>, filter: &Filter, now: Timestamp) -> Selection {
-    let mut usable: Vec<Binding> = bindings.into_iter().filter(|binding| is_wanted(binding, wanted, filter, now)).collect();
+    let mut usable: Vec<Binding> =
+        bindings.into_iter().filter(|binding| is_wanted(binding, wanted, filter, now)).collect();
     if usable.is_empty() {
         return Selection::NotRegistered;
     }

@@ -258,7 +258,9 @@ mod tests {
 
     #[test]
     fn the_normalised_text_separates_what_differs() {
-        for other in ["sip:a@h:5060", "sips:a@h", "sip:A@h", "sip:a@h;transport=tcp", "sip:a@h2", "sip:a:p@h", "sip:a@h;x"] {
+        for other in
+            ["sip:a@h:5060", "sips:a@h", "sip:A@h", "sip:a@h;transport=tcp", "sip:a@h2", "sip:a:p@h", "sip:a@h;x"]
+        {
             assert_ne!(uri("sip:a@h").normalised(), uri(other).normalised(), "{other}");
         }
     }

@@ -135,11 +135,11 @@ fn start_cassandra(plan: &Plan) -> Result<Vec<Cassandra>> {
         };
         let what = format!("Cassandra on {address} answers CQL");
         nodes.push(step(what, || Cassandra::start(options))?);
+        cassandra::wait_until_all_see_all(&nodes)?;
     }
     if nodes.is_empty() {
         bail!("a cluster needs at least one Cassandra node: set CASSANDRA_NODES to 1 or more");
     }
-    cassandra::wait_until_all_see_all(&nodes)?;
     Ok(nodes)
 }
 

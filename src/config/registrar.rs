@@ -10,8 +10,7 @@ use crate::host::runtime::{Definition, Group};
 use crate::host::{params, pv, socket, xavp};
 
 /// The parameters that can be changed while the server runs, in their order.
-pub(crate) static RUNTIME: Group<{ Setting::COUNT }> =
-    Group::new([3600, 0, 0, 60, 3600, 0, 0, 1, -1, 1, 0]);
+pub(crate) static RUNTIME: Group<{ Setting::COUNT }> = Group::new([3600, 0, 0, 60, 3600, 0, 0, 1, -1, 1, 0]);
 
 /// An index into [`RUNTIME`].
 #[derive(Debug, Clone, Copy)]
@@ -298,9 +297,7 @@ fn outbound_mode() -> Result<OutboundMode, String> {
         0 => Ok(OutboundMode::Off),
         1 => Ok(OutboundMode::Supported),
         2 => Ok(OutboundMode::Required),
-        wrong => {
-            Err(format!("parameter outbound_mode is {wrong} but must be 0 (off), 1 (supported) or 2 (required)"))
-        }
+        wrong => Err(format!("parameter outbound_mode is {wrong} but must be 0 (off), 1 (supported) or 2 (required)")),
     }
 }
 

@@ -177,7 +177,8 @@ impl Message<'_> {
             return 0;
         }
         // SAFETY: null, or a header that was parsed just now.
-        let body = unsafe { self.get().allow.as_ref().and_then(|header| header.parsed.cast::<sys::allow_body>().as_ref()) };
+        let body =
+            unsafe { self.get().allow.as_ref().and_then(|header| header.parsed.cast::<sys::allow_body>().as_ref()) };
         body.map_or(0, |body| body.allow_all)
     }
 

@@ -12,13 +12,8 @@ pub(super) fn find(written: &str) -> *mut sys::socket_info {
     let (mut port, mut protocol) = (0, 0);
     // SAFETY: reads the terminated text; the host points into it; main thread.
     unsafe {
-        let parsed = sys::parse_phostport(
-            terminated.as_ptr().cast_mut(),
-            &mut host.s,
-            &mut host.len,
-            &mut port,
-            &mut protocol,
-        );
+        let parsed =
+            sys::parse_phostport(terminated.as_ptr().cast_mut(), &mut host.s, &mut host.len, &mut port, &mut protocol);
         let (Ok(port), Ok(protocol)) = (u16::try_from(port), u16::try_from(protocol)) else { return ptr::null_mut() };
         if parsed != 0 { ptr::null_mut() } else { sys::grep_sock_info(&mut host, port, protocol) }
     }

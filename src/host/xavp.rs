@@ -27,7 +27,7 @@ pub(crate) fn text_of(root: &str, child: &str) -> Option<String> {
 pub(crate) fn number_of(root: &str, child: &str) -> Option<i32> {
     let value = find(root, child)?;
     // SAFETY: with this type the union holds an int.
-    (value.type_ == sys::SR_XTYPE_INT).then(|| unsafe { value.v.i })
+    if value.type_ == sys::SR_XTYPE_INT { Some(unsafe { value.v.i }) } else { None }
 }
 
 /// All children of `$xavp(root)` that are texts or numbers, name and value as text, in order.

@@ -96,7 +96,8 @@ fn prepare_registered(message: &mut Message<'_>, given: &[String]) -> Prepared {
         })
     };
     let (option, action) = (number(2)?, number(3)?);
-    let demanded = |bit: u32, name| (option & bit != 0).then(|| rules.text_for_request(name)).flatten().unwrap_or_default();
+    let demanded =
+        |bit: u32, name| (option & bit != 0).then(|| rules.text_for_request(name)).flatten().unwrap_or_default();
     let wanted = Match {
         call_id: demanded(1, "match_callid"),
         received: demanded(2, "match_received"),
@@ -110,7 +111,10 @@ fn prepare_registered(message: &mut Message<'_>, given: &[String]) -> Prepared {
 fn prepare_unregister(_: &mut Message<'_>, given: &[String]) -> Prepared {
     let (uri, ruid) = (argument(given, 1), argument(given, 2));
     if uri.is_empty() {
-        log_error!("unregister", "the uri is empty: bindings are stored by their AoR, a record id alone does not find one");
+        log_error!(
+            "unregister",
+            "the uri is empty: bindings are stored by their AoR, a record id alone does not find one"
+        );
         return Err(code::ERROR);
     }
     let which = if ruid.is_empty() { Which::All } else { Which::Ruid(ruid.to_owned()) };
@@ -172,11 +176,7 @@ pub(crate) fn apply_lookup_xavp(aor: &Aor, record: &str, contact: &str, bindings
     let count = i32::try_from(bindings.len()).unwrap_or(i32::MAX);
     xavp::push(
         record,
-        &[
-            ("aor", Value::Text(&name)),
-            ("domain", Value::Text(aor.domain())),
-            ("count", Value::Number(count)),
-        ],
+        &[("aor", Value::Text(&name)), ("domain", Value::Text(aor.domain())), ("count", Value::Number(count))],
     );
     // Each goes in front of those before.
     for binding in bindings.iter().rev() {
@@ -285,10 +285,11 @@ pub(crate) fn read_variable(number: i32, index: i32) -> pv::Value {
     let Some((profile, read)) = usize::try_from(number).ok().and_then(|number| named.get(number)) else {
         return pv::Value::Null;
     };
-    FETCHED.with_borrow(|fetched| {
-        let fetched = fetched.get(profile)?;
-        let binding = fetched.contacts.get(usize::try_from(index).unwrap_or_default())?;
-        Some(read(fetched, binding))
-    })
-    .unwrap_or(pv::Value::Null)
+    FETCHED
+        .with_borrow(|fetched| {
+            let fetched = fetched.get(profile)?;
+            let binding = fetched.contacts.get(usize::try_from(index).unwrap_or_default())?;
+            Some(read(fetched, binding))
+        })
+        .unwrap_or(pv::Value::Null)
 }

@@ -90,11 +90,14 @@ pub(crate) fn status_of(result: ScriptCode, gruu: bool, found: &[Lookup]) -> u16
 /// Applies the answer of [`lookup`].
 pub(crate) fn apply_lookup(message: &mut Message<'_>, found: &[Lookup]) -> ScriptCode {
     match bindings(found) {
-        Ok([first, others @ ..]) => set_target(message, first).map_or_else(|code| code, |()| {
-            let others = if rules().is_some_and(Registrar::appends_branches) { others } else { &[] };
-            add_branches(message, others, 1);
-            code::OK
-        }),
+        Ok([first, others @ ..]) => set_target(message, first).map_or_else(
+            |code| code,
+            |()| {
+                let others = if rules().is_some_and(Registrar::appends_branches) { others } else { &[] };
+                add_branches(message, others, 1);
+                code::OK
+            },
+        ),
         Ok([]) => NOT_REGISTERED,
         Err(result) => result,
     }
@@ -148,7 +151,8 @@ fn bindings(found: &[Lookup]) -> Result<&[Binding], ScriptCode> {
 }
 
 fn set_target(message: &mut Message<'_>, binding: &Binding) -> Result<(), ScriptCode> {
-    let destination = destination(binding).and_then(|destination| message.set_target(&destination).map_err(|error| error.0));
+    let destination =
+        destination(binding).and_then(|destination| message.set_target(&destination).map_err(|error| error.0));
     destination.map_err(|reason| {
         log_error!("lookup", "the binding {} cannot be used: {reason}", binding.contact);
         UNUSABLE
@@ -166,7 +170,8 @@ fn add_branches(message: &mut Message<'_>, bindings: &[Binding], index: usize) {
         log_warning!("lookup", "{} bindings are left out: raise max_branches (up to 30)", bindings.len() - room);
     }
     for (index, binding) in (index..).zip(bindings.iter().take(room)) {
-        let added = destination(binding).and_then(|destination| message.add_branch(&destination).map_err(|error| error.0));
+        let added =
+            destination(binding).and_then(|destination| message.add_branch(&destination).map_err(|error| error.0));
         match added {
             Ok(()) => restore_attributes(binding, index),
             Err(reason) => log_warning!("lookup", "the binding {} is left out: {reason}", binding.contact),

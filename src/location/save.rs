@@ -97,7 +97,8 @@ pub(crate) fn send_kept_reply(message: &mut Message<'_>, _: &Args) -> ScriptCode
 /// Codes: 1; -1 on an error.
 pub(crate) fn add_sock_hdr(message: &mut Message<'_>, args: &Args) -> ScriptCode {
     let (name, socket) = (args.text(0).to_owned(), message.socket(false));
-    let is_token = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte));
+    let is_token =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte));
     if !is_token {
         log_error!("add_sock_hdr", "'{name}' is no header name");
         return finish(code::ERROR, None);
@@ -150,9 +151,7 @@ fn prepare(
 fn copy_register(message: &Message<'_>, rules: &Registrar, uri: &str, flags: u32) -> Result<Register, Malformed> {
     message.parse()?;
     let owner = if uri.is_empty() { message.uri_of_to()? } else { uri.to_owned() };
-    let tags = |header, keep_others| {
-        OptionTags::parse(message.headers(header).iter().map(String::as_str), keep_others)
-    };
+    let tags = |header, keep_others| OptionTags::parse(message.headers(header).iter().map(String::as_str), keep_others);
     Ok(Register {
         aor: aor_of(&owner).map_err(|_| Malformed("the To URI names no user"))?,
         request_uri: if uri.is_empty() { message.original_uri() } else { String::new() },

@@ -30,22 +30,30 @@ pub struct Site {
     pub cassandra: std::sync::Mutex<Cassandra>,
     /// Between every client and Cassandra; its delay is zero unless a test sets it.
     pub relay: DelayRelay,
+    _others: Vec<Cassandra>,
     contact_point: String,
 }
 
 /// Runs the tests over a site with these subscribers.
 pub fn suite(users: &[&str], tests: &[(&'static str, Test)]) -> ExitCode {
-    lab::suite::run(|| Site::start(users), tests)
+    suite_on(1, users, tests)
+}
+
+/// The same over a cluster of this many Cassandra nodes.
+pub fn suite_on(nodes: usize, users: &[&str], tests: &[(&'static str, Test)]) -> ExitCode {
+    lab::suite::run(|| Site::start(nodes, users), tests)
 }
 
 impl Site {
-    fn start(users: &[&str]) -> Result<Self> {
+    fn start(nodes: usize, users: &[&str]) -> Result<Self> {
         Cassandra::install()?;
         let relay_address = net::loopback();
         let cassandra = Cassandra::start(Options { broadcast_rpc_address: Some(relay_address), ..Options::default() })?;
         let node = SocketAddrV4::new(cassandra.address(), cassandra.port());
         let relay = DelayRelay::start(relay_address, cassandra.port(), node, Duration::ZERO)?;
-        let site = Self { contact_point: cassandra.contact_point(), cassandra: cassandra.into(), relay };
+        let contact_point = cassandra.contact_point();
+        let (first, others) = join(cassandra, nodes)?;
+        let site = Self { contact_point, cassandra: first.into(), relay, _others: others };
         site.sipctl(&["schema", "apply"], "")?;
         for user in users {
             let aor = format!("{user}@{DOMAIN}");
@@ -131,6 +139,19 @@ impl Site {
         let shown = self.sipctl(&["--json", "registrations", &format!("{user}@{DOMAIN}")], "")?;
         Ok(serde_json::from_str(&shown)?)
     }
+}
+
+/// Starts the nodes that a cluster lacks besides its first, each in a rack of its own.
+fn join(first: Cassandra, nodes: usize) -> Result<(Cassandra, Vec<Cassandra>)> {
+    let seed = first.address();
+    let mut all = vec![first];
+    for number in 2..=nodes {
+        let options = Options { rack: format!("rack{number}"), seeds: vec![seed], ..Options::default() };
+        all.push(Cassandra::start(options)?);
+        lab::cassandra::wait_until_all_see_all(&all)?;
+    }
+    let first = all.remove(0);
+    Ok((first, all))
 }
 
 /// See [`Site::frozen`].

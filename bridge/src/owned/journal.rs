@@ -129,7 +129,9 @@ fn write_changes(database: &Database, waiting: &Receiver<Change>, file: &str) {
         }
         let (changes, stop) = gather(first, waiting);
         if let Err(error) = write(database, &changes) {
-            tracing::error!("{file} cannot be written: {error}; contacts of this node are forgotten at the next restart");
+            tracing::error!(
+                "{file} cannot be written: {error}; contacts of this node are forgotten at the next restart"
+            );
         }
         if let Some(done) = stop {
             let _ = done.send(());

@@ -65,7 +65,13 @@ impl Service {
         Ok(Outcome::Saved(self.answer(register, existing, &decision, now)))
     }
 
-    fn answer(&self, register: &Register, existing: &[Binding], decision: &Decision, now: domain::Timestamp) -> Registered {
+    fn answer(
+        &self,
+        register: &Register,
+        existing: &[Binding],
+        decision: &Decision,
+        now: domain::Timestamp,
+    ) -> Registered {
         let gruu_key = self.cluster.get().and_then(|cluster| cluster.gruu_key.as_ref());
         Registered { saved: decision.saved, headers: answer_headers(decision, existing, register, gruu_key, now) }
     }

@@ -122,7 +122,7 @@ impl Service {
 
     /// Nothing waits for an event: when too many are on their way it is dropped.
     fn tell(&self, kind: EventKind, aor: &Aor, binding: Binding) {
-        let event = Task::Tell(ContactEvent { kind, aor: aor.clone(), binding });
+        let event = Task::Tell(Box::new(ContactEvent { kind, aor: aor.clone(), binding }));
         if is_told(kind, self.owned.events()) && self.notices.try_send(event).is_err() {
             count(&self.metrics.events_dropped);
         }

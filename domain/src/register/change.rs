@@ -100,9 +100,8 @@ impl<'a> Change<'a> {
     fn is_own_gruu(&self, uri: &str) -> bool {
         let Ok(uri) = SipUri::parse(uri) else { return false };
         let aor = &self.register.aor;
-        let own = uri.user.as_deref().is_some_and(|user| {
-            unescape(user) == aor.username() || crate::gruu::is_temporary(user)
-        });
+        let own =
+            uri.user.as_deref().is_some_and(|user| unescape(user) == aor.username() || crate::gruu::is_temporary(user));
         own && uri.host == aor.domain() && uri.params.contains_key("gr")
     }
 
@@ -176,11 +175,7 @@ impl<'a> Change<'a> {
     fn remove(&mut self, binding: &Binding) {
         self.removed += 1;
         let removed = binding.removed(self.now);
-        self.writes.push(Binding {
-            call_id: self.register.call_id.clone(),
-            cseq: self.register.cseq,
-            ..removed
-        });
+        self.writes.push(Binding { call_id: self.register.call_id.clone(), cseq: self.register.cseq, ..removed });
     }
 
     fn binding(&self, key: &BindingKey, contact: &Contact, seconds: u32, stored: Option<&Binding>) -> Binding {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{BindingKey, BindingState};
+use crate::BindingState;
 
 pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -353,11 +353,7 @@ fn the_answer_to_a_flow_requires_outbound_and_names_the_flow_timer() {
 
 #[test]
 fn an_edge_that_does_not_keep_flows_is_refused_with_439() {
-    let through = |path: &str| Register {
-        first_hop: false,
-        path: path.into(),
-        ..outbound(vec![flow(1, "sip:a@h")])
-    };
+    let through = |path: &str| Register { first_hop: false, path: path.into(), ..outbound(vec![flow(1, "sip:a@h")]) };
     assert_eq!(refused(&[], &through("<sip:edge;lr>")).status, 439);
     assert_eq!(refused(&[], &through("")).status, 439);
     assert_eq!(decided(&[], &through("<sip:edge;lr;ob>")).saved, Saved::Inserted);
@@ -369,7 +365,8 @@ fn a_reg_id_counts_only_with_an_instance_and_outbound() {
     let no_instance = Contact { reg_id: Some(1), ..contact("sip:a@h") };
     assert_eq!(key(&outbound(vec![no_instance])), "sip:a@h");
     assert_eq!(key(&register(1, Contacts::List(vec![flow(1, "sip:a@h")]))), "instance:<urn:uuid:1>");
-    let always = with_policy(|policy| policy.regid_always = true, register(1, Contacts::List(vec![flow(1, "sip:a@h")])));
+    let always =
+        with_policy(|policy| policy.regid_always = true, register(1, Contacts::List(vec![flow(1, "sip:a@h")])));
     assert_eq!(key(&always), "flow:1:<urn:uuid:1>");
     assert_eq!(refused(&[], &outbound(vec![flow(0, "sip:a@h")])).status, 400);
     assert_eq!(refused(&[], &outbound(vec![flow(1, "sip:a@h"), flow(2, "sip:b@h")])).status, 400);

@@ -280,14 +280,15 @@ pub fn datacenters(dcs: &[(&str, usize)], options: &Options) -> Result<Vec<Cassa
                 ..options.clone()
             };
             nodes.push(Cassandra::start(node).with_context(|| format!("node {number} of {dc}"))?);
+            wait_until_all_see_all(&nodes)?;
         }
     }
-    wait_until_all_see_all(&nodes)?;
     Ok(nodes)
 }
 
-/// Waits until every node counts every node as up.
-pub(crate) fn wait_until_all_see_all(nodes: &[Cassandra]) -> Result<()> {
+/// Waits until every node counts every node as up. Another one can join only then: Cassandra lets nobody in while somebody is
+/// still on the way.
+pub fn wait_until_all_see_all(nodes: &[Cassandra]) -> Result<()> {
     if nodes.len() < 2 {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::cassandra::{Cassandra, Options};
-use lab::{RunDir, net, wait};
+use lab::{RunDir, net};
 use scylla::statement::Consistency;
 use scylla_proxy::{
     Condition, Node, Proxy, Reaction, RequestFrame, RequestReaction, RequestRule, RunningProxy, ShardAwareness,
@@ -50,8 +50,8 @@ impl Site {
             let seeds = nodes.first().map(Cassandra::address).into_iter().collect();
             let options = behind_a_proxy(dc, rack, seeds);
             nodes.push(Cassandra::start(Options { dir: Some(node_dir(&dir, number)), ..options })?);
+            lab::cassandra::wait_until_all_see_all(&nodes)?;
         }
-        nodes.iter().try_for_each(|node| until_it_sees(node, nodes.len()))?;
         let runtime = common::runtime()?;
         let proxy = runtime.block_on(Proxy::new(nodes.iter().map(proxied).collect::<Result<Vec<_>>>()?).run())?;
         let applied = runtime.block_on(apply_at_once(&config(&nodes[0]), &config(&nodes[REMOTE])));
@@ -148,14 +148,6 @@ fn consistency((frame, _): Report) -> Result<Consistency> {
 /// Statements at this consistency.
 pub(crate) fn at(consistency: Consistency) -> Condition {
     Condition::RequestConsistency(consistency, Default::default())
-}
-
-fn until_it_sees(node: &Cassandra, count: usize) -> Result<()> {
-    wait::until("all nodes to be up", LIMIT, || -> Result<Option<()>> {
-        let status = node.nodetool(&["status"])?;
-        Ok((status.lines().filter(|line| line.starts_with("UN ")).count() == count).then_some(()))
-    })
-    .with_context(|| node.log())
 }
 
 fn node_dir(dir: &RunDir, node: usize) -> PathBuf {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use domain::{Aor, Binding, BindingKey, BindingState, Timestamp};
+use anyhow::{Result, bail, ensure};
+use domain::{Aor, Binding, Timestamp};
 use lab::cassandra::Options;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -44,26 +44,17 @@ pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
 /// A live binding, registered at [`NOW`] for ten minutes.
 pub fn binding(contact: &str) -> Binding {
     Binding {
-        key: BindingKey(contact.to_owned()),
-        contact: contact.to_owned(),
-        received: String::new(),
-        path: String::new(),
-        q: -1,
-        expires_at: Timestamp(NOW.0 + 600_000),
-        state: BindingState::Live,
+        expires_at: NOW.plus_seconds(600),
         call_id: "call".to_owned(),
         cseq: 1,
         user_agent: "a test".to_owned(),
-        methods: 0,
-        cflags: 0,
-        instance: String::new(),
-        reg_id: 0,
-        ruid: String::new(),
-        socket: String::new(),
         dc: "dc1".to_owned(),
         registrar: "here".to_owned(),
+        edge: "sip:192.0.2.9".to_owned(),
+        attributes: vec![("account".to_owned(), "acme".to_owned())],
         registered_at: NOW,
-        written_at: 0,
+        bound_at: NOW,
+        ..Binding::of_uri(contact.to_owned())
     }
 }
 
@@ -72,7 +63,8 @@ pub async fn round_trip(store: &Store, user: &str) -> Result<()> {
     let (aor, contact) = (aor(user), format!("sip:{user}@192.0.2.1"));
     store.write_bindings(&aor, &[binding(&contact)], NOW).await?;
     let found = store.bindings(&aor).await?;
-    ensure!(found.len() == 1 && found[0].contact == contact, "{found:?}");
+    let [found] = found.as_slice() else { bail!("{found:?}") };
+    ensure!(*found == Binding { written_at: found.written_at, ..binding(&contact) }, "{found:?}");
     Ok(())
 }
 
