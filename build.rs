@@ -172,14 +172,14 @@ fn generate_bindings(includes: &Path, defines: &[String]) {
         .allowlist_item("(exports|module_exports|cmd_export|param_export|pv_export|rpc_export|stat_export).*")
         .allowlist_function(concat!(
             "find_export|find_module_by_name|register_procs|cfg_register_child|cfg_child_init|get_max_procs|fork_process|",
-            "parse_headers|parse_from_header|parse_to_header|parse_contact|parse_expires|parse_methods|get_proto_name|ip_addr2a|find_credentials|mark_authorized_cred|get_str_fparam|fixup_spve_all|",
+            "parse_headers|parse_from_header|parse_to_header|parse_contact|parse_expires|parse_methods|get_proto_name|ip_addr2a|parse_credentials|mark_authorized_cred|get_str_fparam|fixup_spve_all|",
             "route_lookup|add_lump_rpl2|rewrite_uri|set_dst_uri|reset_dst_uri|set_path_vector|reset_path_vector|set_instance|set_ruid|set_ua|",
             "set_ruri_q|append_branch|get_sip_branch|clear_branches|getbflagsval|setbflagsval|parse_allow|parse_phostport|",
             "grep_sock_info|check_self|fastrand_max|pv_.*|xavp_.*|cfg_declare|",
             "register_module_stats|sr_kemi_modules_add|sr_kemi_eng_get|sr_kemi_route|shim_.*"
         ))
         .allowlist_type("tm_binds|sl_api.*|auth_api_s|.*contact.*|exp_body|to_body|cseq_body|allow_body|auth_body|dig_cred|branch_t|cfg_def_t|send_flags|sip_protos|sr_xtype_t")
-        .allowlist_var("process_no|route_type|main_rt|sr_dst_max_branches|udp_listen|tcp_listen|SIP_REQUEST|CFG_.*|PV_VAL_.*|PROTO_.*|SND_F_.*|SR_XTYPE_.*|PARAM_.*|PV_NAME_.*|[A-Z_]+_ROUTE|STAT_[A-Z_]+|HDR_.*|METHOD_.*|PROC_.*|L_[A-Z]+|LUMP_RPL_.*|SR_KEMIP_.*")
+        .allowlist_var("process_no|route_type|main_rt|sr_dst_max_branches|udp_listen|tcp_listen|SIP_REQUEST|CFG_.*|PV_VAL_.*|PV_TYPE_.*|PVT_AVP|PROTO_.*|SND_F_.*|SR_XTYPE_.*|PARAM_.*|PV_NAME_.*|[A-Z_]+_ROUTE|STAT_[A-Z_]+|HDR_.*|METHOD_.*|PROC_.*|L_[A-Z]+|LUMP_RPL_.*|SR_KEMIP_.*")
         .opaque_type("cell|tm_.*_t|dlg_t|timer_ln")
         .prepend_enum_name(false)
         .layout_tests(true)

@@ -20,6 +20,15 @@ thread_local! {
     static CLIENT: RefCell<Option<ProcessClient>> = const { RefCell::new(None) };
 }
 
+/// How a function asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It waits: a SIP worker stands still meanwhile.
+    Plain,
+    /// It suspends the transaction.
+    Async,
+}
+
 /// Asks for `operation` and waits for the answer, as long as `call_timeout` says.
 pub(crate) fn call(operation: Operation) -> Outcome {
     with_client(|client, patience| client.call(operation, patience)).unwrap_or_else(Outcome::Unavailable)

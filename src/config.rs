@@ -6,15 +6,19 @@ pub(crate) mod registrar;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bridge::attributes::{self, Column};
 use bridge::credentials::CacheConfig;
+use bridge::guard::GuardConfig;
 use bridge::owned::{Events, Keepalive, OwnedConfig};
 use bridge::server::Limits;
 use bridge::service::ServiceConfig;
+use domain::digest::Algorithms;
 use domain::register::Node;
 use store::{Login, StoreConfig, TlsConfig};
 
 use self::registrar::Registrar;
 use crate::host;
+use crate::host::pv::Named;
 
 /// The parameters as `modparam` sets them, with their defaults.
 pub(crate) mod raw {
@@ -36,6 +40,16 @@ pub(crate) mod raw {
     pub(crate) static RETRY_INTERVAL: Number = Number::default(1000);
     pub(crate) static CREDENTIAL_CACHE_SIZE: Number = Number::default(100_000);
     pub(crate) static CREDENTIAL_CACHE_TTL: Number = Number::default(60);
+    pub(crate) static CREDENTIAL_CACHE_NEGATIVE_TTL: Number = Number::default(5);
+    pub(crate) static AUTH_FAILURES_PER_SOURCE: Number = Number::default(100);
+    pub(crate) static AUTH_FAILURES_PER_AOR: Number = Number::default(20);
+    pub(crate) static AUTH_FAILURES_INTERVAL: Number = Number::default(60);
+    pub(crate) static AUTH_SOURCE: Text = Text::unset();
+    pub(crate) static ALGORITHMS: Text = Text::unset();
+    pub(crate) static LOAD_CREDENTIALS: Text = Text::unset();
+    pub(crate) static USE_DOMAIN: Number = Number::default(0);
+    pub(crate) static ADD_AUTHINFO_HDR: Number = Number::default(0);
+    pub(crate) static CHECK_DIGEST_URI: Number = Number::default(0);
     pub(crate) static MAX_IN_FLIGHT: Number = Number::default(4096);
     pub(crate) static BATCH_INTERVAL: Number = Number::default(1000);
     pub(crate) static RESUME_WORKERS: Number = Number::default(4);
@@ -94,6 +108,34 @@ pub(crate) struct Config {
     pub(crate) call_timeout: Duration,
     /// Processes that run resumed routes.
     pub(crate) resume_workers: i32,
+    /// How script functions check and ask for credentials.
+    pub(crate) authentication: Authentication,
+}
+
+/// How script functions check and ask for credentials.
+#[derive(Debug, Clone)]
+pub(crate) struct Authentication {
+    /// One challenge each, most preferred first.
+    pub(crate) algorithms: Algorithms,
+    /// What the script is told of who has authenticated.
+    pub(crate) loaded: Vec<Loaded>,
+    /// Names the source of a request; its address without this.
+    pub(crate) source: Option<Named>,
+    /// Whether identity checks compare domains, too.
+    pub(crate) use_domain: bool,
+    /// Whether right credentials are answered with Authentication-Info.
+    pub(crate) authentication_info: bool,
+    /// Whether the digest URI must be equal to the Request-URI.
+    pub(crate) check_digest_uri: bool,
+}
+
+/// A column of a subscriber, and the variable that takes its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    /// The column.
+    pub(crate) column: Column,
+    /// The variable.
+    pub(crate) variable: Named,
 }
 
 /// Reads and checks all parameters.
@@ -113,6 +155,7 @@ pub(crate) fn read() -> Result<Config, String> {
     }
     let local_dc = text("local_dc", &raw::LOCAL_DC, None)?;
     let registrar = Registrar::read()?;
+    let authentication = authentication()?;
     Ok(Config {
         service: ServiceConfig {
             store: store_config(&local_dc, request_timeout)?,
@@ -121,6 +164,8 @@ pub(crate) fn read() -> Result<Config, String> {
             owned: OwnedConfig { events: Events::default(), keepalive: keepalive(&registrar)?, file: state_file()? },
             stale_bindings: stale_bindings()?,
             credential_cache: credential_cache()?,
+            guard: guard()?,
+            attributes: authentication.loaded.iter().map(|loaded| loaded.column.clone()).collect(),
             breaker_threshold: number("breaker_threshold", &raw::BREAKER_THRESHOLD, 1..=1_000_000)?,
             retry_interval: millis("retry_interval", &raw::RETRY_INTERVAL, 10..=3_600_000)?,
         },
@@ -134,6 +179,7 @@ pub(crate) fn read() -> Result<Config, String> {
         batch_interval: batch_interval()?,
         call_timeout,
         resume_workers: number("resume_workers", &raw::RESUME_WORKERS, 1..=1000)? as i32,
+        authentication,
     })
 }
 
@@ -173,10 +219,62 @@ fn batch_interval() -> Result<Duration, String> {
 
 fn credential_cache() -> Result<CacheConfig, String> {
     let lifetime = number("credential_cache_ttl", &raw::CREDENTIAL_CACHE_TTL, 0..=86_400)?;
+    let negative = number("credential_cache_negative_ttl", &raw::CREDENTIAL_CACHE_NEGATIVE_TTL, 0..=86_400)?;
     Ok(CacheConfig {
         entries: number("credential_cache_size", &raw::CREDENTIAL_CACHE_SIZE, 1..=10_000_000)? as usize,
         lifetime: Duration::from_secs(lifetime.into()),
+        negative_lifetime: Duration::from_secs(negative.into()),
     })
+}
+
+fn guard() -> Result<GuardConfig, String> {
+    let interval = number("auth_failures_interval", &raw::AUTH_FAILURES_INTERVAL, 1..=86_400)?;
+    Ok(GuardConfig {
+        per_source: number("auth_failures_per_source", &raw::AUTH_FAILURES_PER_SOURCE, 0..=1_000_000_000)?,
+        per_aor: number("auth_failures_per_aor", &raw::AUTH_FAILURES_PER_AOR, 0..=1_000_000_000)?,
+        interval: Duration::from_secs(interval.into()),
+    })
+}
+
+fn authentication() -> Result<Authentication, String> {
+    Ok(Authentication {
+        algorithms: algorithms()?,
+        loaded: loaded()?,
+        source: source()?,
+        use_domain: switch("use_domain", &raw::USE_DOMAIN)?,
+        authentication_info: switch("add_authinfo_hdr", &raw::ADD_AUTHINFO_HDR)?,
+        check_digest_uri: switch("check_digest_uri", &raw::CHECK_DIGEST_URI)?,
+    })
+}
+
+fn algorithms() -> Result<Algorithms, String> {
+    let written = text("algorithms", &raw::ALGORITHMS, Some("MD5"))?;
+    written.parse().map_err(|error| format!("parameter algorithms is '{written}' but must be {error}"))
+}
+
+fn loaded() -> Result<Vec<Loaded>, String> {
+    let written = raw::LOAD_CREDENTIALS.get().unwrap_or_default();
+    let listed = attributes::parse(&written).map_err(|part| {
+        format!(
+            "parameter load_credentials is '{written}' but '{part}' is not understood: \
+             write column or $variable=column, separated by semicolons"
+        )
+    })?;
+    listed.into_iter().map(|(name, column)| Ok(Loaded { column, variable: writable(&name)? })).collect()
+}
+
+fn writable(name: &str) -> Result<Named, String> {
+    Named::find(name).filter(|variable| variable.is_writable()).ok_or_else(|| {
+        format!("parameter load_credentials names {name}, which is no variable that can be set: use an AVP or XAVP")
+    })
+}
+
+fn source() -> Result<Option<Named>, String> {
+    let Some(written) = raw::AUTH_SOURCE.get() else { return Ok(None) };
+    let named = Named::find(&written).ok_or_else(|| {
+        format!("parameter auth_source is '{written}' but must be a variable, for example $si or $hdr(X-Source)")
+    });
+    named.map(Some)
 }
 
 fn node(dc: String) -> Result<Node, String> {

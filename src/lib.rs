@@ -27,14 +27,35 @@ use location::{contacts, lookup, save};
 
 functions! { COMMANDS, TWINS:
     "cassandra_www_authenticate"(realm: text, table: text) = auth::www_authenticate, kemi "www_authenticate";
+    "cassandra_www_authenticate"(realm: text, table: text, method: text)
+        = auth::www_authenticate, kemi "www_authenticate_method";
     "cassandra_www_authenticate_async"(realm: text, table: text, route: route)
         = auth::www_authenticate_async, kemi "www_authenticate_async";
+    "cassandra_www_authenticate_async"(realm: text, table: text, method: text, route: route)
+        = auth::www_authenticate_async, kemi "www_authenticate_method_async";
+    "cassandra_www_authorize"(realm: text, table: text) = auth::www_authenticate, kemi "www_authorize";
+    "cassandra_www_authorize"(realm: text, table: text, method: text)
+        = auth::www_authenticate, kemi "www_authorize_method";
+    "cassandra_www_authorize_async"(realm: text, table: text, route: route)
+        = auth::www_authenticate_async, kemi "www_authorize_async";
+    "cassandra_www_authorize_async"(realm: text, table: text, method: text, route: route)
+        = auth::www_authenticate_async, kemi "www_authorize_method_async";
     "cassandra_proxy_authenticate"(realm: text, table: text) = auth::proxy_authenticate, kemi "proxy_authenticate";
     "cassandra_proxy_authenticate_async"(realm: text, table: text, route: route)
         = auth::proxy_authenticate_async, kemi "proxy_authenticate_async";
+    "cassandra_proxy_authorize"(realm: text, table: text) = auth::proxy_authenticate, kemi "proxy_authorize";
+    "cassandra_proxy_authorize_async"(realm: text, table: text, route: route)
+        = auth::proxy_authenticate_async, kemi "proxy_authorize_async";
     "cassandra_auth_check"(realm: text, table: text, flags: number) = auth::auth_check, kemi "auth_check";
     "cassandra_auth_check_async"(realm: text, table: text, flags: number, route: route)
         = auth::auth_check_async, kemi "auth_check_async";
+    "cassandra_is_subscriber"(uri: text, table: text, flags: number) in ANY_ROUTE
+        = auth::is_subscriber, kemi "is_subscriber";
+    "cassandra_is_subscriber_async"(uri: text, table: text, flags: number, route: route)
+        = auth::is_subscriber_async, kemi "is_subscriber_async";
+    "cassandra_www_challenge"(realm: text, flags: number) = auth::www_challenge, kemi "www_challenge";
+    "cassandra_proxy_challenge"(realm: text, flags: number) = auth::proxy_challenge, kemi "proxy_challenge";
+    "cassandra_auth_challenge"(realm: text, flags: number) = auth::auth_challenge, kemi "auth_challenge";
     "cassandra_auth_save"(realm: text) = save::auth_save;
     "cassandra_auth_save"(realm: text, flags: number) = save::auth_save, kemi "auth_save";
     "cassandra_auth_save_async"(realm: text, route: route) = save::auth_save_async;
@@ -97,7 +118,7 @@ functions! { COMMANDS, TWINS:
 }
 
 /// The fixed parameters; those that can be changed at run time follow, then the end of the table.
-static PARAMETERS: Table<[sys::param_export_t; 53 + Setting::COUNT + 1]> = Table([
+static PARAMETERS: Table<[sys::param_export_t; 63 + Setting::COUNT + 1]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -115,6 +136,16 @@ static PARAMETERS: Table<[sys::param_export_t; 53 + Setting::COUNT + 1]> = Table
     config::raw::RETRY_INTERVAL.export(c"retry_interval"),
     config::raw::CREDENTIAL_CACHE_SIZE.export(c"credential_cache_size"),
     config::raw::CREDENTIAL_CACHE_TTL.export(c"credential_cache_ttl"),
+    config::raw::CREDENTIAL_CACHE_NEGATIVE_TTL.export(c"credential_cache_negative_ttl"),
+    config::raw::AUTH_FAILURES_PER_SOURCE.export(c"auth_failures_per_source"),
+    config::raw::AUTH_FAILURES_PER_AOR.export(c"auth_failures_per_aor"),
+    config::raw::AUTH_FAILURES_INTERVAL.export(c"auth_failures_interval"),
+    config::raw::AUTH_SOURCE.export(c"auth_source"),
+    config::raw::ALGORITHMS.export(c"algorithms"),
+    config::raw::LOAD_CREDENTIALS.export(c"load_credentials"),
+    config::raw::USE_DOMAIN.export(c"use_domain"),
+    config::raw::ADD_AUTHINFO_HDR.export(c"add_authinfo_hdr"),
+    config::raw::CHECK_DIGEST_URI.export(c"check_digest_uri"),
     config::raw::MAX_IN_FLIGHT.export(c"max_in_flight"),
     config::raw::BATCH_INTERVAL.export(c"batch_interval"),
     config::raw::RESUME_WORKERS.export(c"resume_workers"),
@@ -171,7 +202,7 @@ static VARIABLES: Table<[sys::pv_export_t; 3]> = Table([
     pv::END,
 ]);
 
-static METHODS: Table<[sys::rpc_export_t; 8]> = Table([
+static METHODS: Table<[sys::rpc_export_t; 12]> = Table([
     rpcs::method!(
         "cassandra.status",
         "State of the Cassandra session, the circuit breaker and the queues",
@@ -194,6 +225,26 @@ static METHODS: Table<[sys::rpc_export_t; 8]> = Table([
         "cassandra.add",
         "Adds a binding to an AoR. Parameters: AOR CONTACT EXPIRES [Q [PATH [FLAGS [CFLAGS [METHODS]]]]]",
         rpc::location::add
+    ),
+    rpcs::method!(
+        "cassandra.cache_stats",
+        "How many AoRs the credential cache remembers, its hits and its reads",
+        rpc::authentication::cache_stats
+    ),
+    rpcs::method!(
+        "cassandra.cache_flush",
+        "Forgets the remembered credentials of an AoR, or all. Parameters: [AOR]",
+        rpc::authentication::cache_flush
+    ),
+    rpcs::method!(
+        "cassandra.guard_list",
+        "Sources and AoRs with failures to authenticate, and how many each has left before it is refused unread",
+        rpc::authentication::guard_list
+    ),
+    rpcs::method!(
+        "cassandra.guard_clear",
+        "Forgets the failures of a source address, of an AoR, or all. Parameters: [SOURCE|AOR]",
+        rpc::authentication::guard_clear
     ),
     rpcs::END,
 ]);

@@ -13,6 +13,7 @@ use domain::Aor;
 use domain::aor::AorError;
 use domain::lookup::Target;
 
+use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
 use crate::host::command::{Args, ScriptCode};
 use crate::host::message::Message;
@@ -23,11 +24,11 @@ use crate::outcome::{Apply, ask, ask_async, finish};
 type Prepared = Result<(Operation, Apply), ScriptCode>;
 
 /// How a function prepares: from the message and its arguments without the route.
-type Prepare = fn(&mut Message<'_>, &[String]) -> Prepared;
+type Prepare = fn(&mut Message<'_>, &[String], Way) -> Prepared;
 
 /// Runs a plain function.
 fn run(message: &mut Message<'_>, args: &Args, prepare: Prepare) -> ScriptCode {
-    match prepare(message, args.all()) {
+    match prepare(message, args.all(), Way::Plain) {
         Ok((operation, how)) => ask(message, operation, &how),
         Err(result) => finish(result, None),
     }
@@ -35,7 +36,7 @@ fn run(message: &mut Message<'_>, args: &Args, prepare: Prepare) -> ScriptCode {
 
 /// Runs an async function.
 fn run_async(message: &mut Message<'_>, args: &Args, prepare: Prepare) -> ScriptCode {
-    match prepare(message, args.before_route()) {
+    match prepare(message, args.before_route(), Way::Async) {
         Ok((operation, how)) => ask_async(message, operation, &how, args.last()),
         Err(result) => finish(crate::auth::not_suspended(result), None),
     }

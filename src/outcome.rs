@@ -6,13 +6,14 @@ use std::cell::RefCell;
 use bridge::Metrics;
 use bridge::metrics::count;
 use bridge::protocol::{
-    Completion, CompletionResult, Continuation, Operation, Outcome, Unavailable, Verdict, decode, encode,
+    Completion, CompletionResult, Continuation, Operation, Outcome, Unavailable, decode, encode,
 };
 use domain::Aor;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::{self, Authorization, Search};
 use crate::bridge_client::{self, Submitted};
-use crate::host::auth::{Scheme, code, mark_authorized};
+use crate::host::auth::code;
 use crate::host::command::{Args, ResumeIn, ScriptCode};
 use crate::host::log::log_error;
 use crate::host::message::{Branch, Message};
@@ -32,17 +33,14 @@ pub(crate) enum Apply {
     /// Only the return code matters.
     #[cfg(feature = "fault-injection")]
     Nothing,
-    /// Credentials for this realm were checked.
-    Auth {
-        /// The realm.
-        realm: String,
-        /// Which header carried them.
-        scheme: Scheme,
-    },
+    /// Credentials were checked.
+    Auth(Authorization),
+    /// A subscriber was looked for.
+    Subscriber(Search),
     /// A REGISTER was applied, with its credentials checked in the same trip when `auth` is there.
     Save {
-        /// Realm of the credentials.
-        auth: Option<String>,
+        /// What right credentials do.
+        auth: Option<Authorization>,
         /// What becomes of the answer.
         answering: Answering,
     },
@@ -183,12 +181,18 @@ pub(crate) fn apply_pending(message: &mut Message<'_>, _: &Args) -> ScriptCode {
 pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) -> ScriptCode {
     match (how, outcome) {
         (_, Outcome::Unavailable(reason)) => finish(UNAVAILABLE, Some(reason)),
-        (_, Outcome::Authenticated(verdict)) => finish(apply_verdict(message, how, verdict), None),
+        (
+            Apply::Auth(authorization) | Apply::Save { auth: Some(authorization), .. },
+            Outcome::Authenticated(verdict),
+        ) => finish(auth::apply_verdict(message, authorization, &verdict), None),
+        (Apply::Subscriber(search), Outcome::Subscriber(found)) => {
+            finish(auth::apply_search(message, *search, found.as_deref()), None)
+        }
         (Apply::Save { auth, answering }, Outcome::Saved(registered)) => {
-            finish(save::apply_saved(message, auth.as_deref(), *answering, registered), None)
+            finish(save::apply_saved(message, auth.as_ref(), *answering, registered), None)
         }
         (Apply::Save { auth, answering }, Outcome::Rejected(rejection)) => {
-            let result = save::apply_rejection(message, auth.as_deref(), *answering, &rejection);
+            let result = save::apply_rejection(message, auth.as_ref(), *answering, &rejection);
             finish_with_status(result, rejection.status)
         }
         (Apply::Lookup { gruu }, Outcome::Found(found)) => {
@@ -240,18 +244,5 @@ fn count_unavailable(metrics: &Metrics, reason: Unavailable) {
     count(&metrics.unavailable);
     if reason == Unavailable::Timeout {
         count(&metrics.timeouts);
-    }
-}
-
-fn apply_verdict(message: &mut Message<'_>, how: &Apply, verdict: Verdict) -> ScriptCode {
-    match verdict {
-        Verdict::Accepted => {
-            if let Apply::Auth { realm, scheme } = how {
-                mark_authorized(message, realm, *scheme);
-            }
-            code::OK
-        }
-        Verdict::WrongPassword => code::INVALID_PASSWORD,
-        Verdict::UnknownUser => code::USER_UNKNOWN,
     }
 }

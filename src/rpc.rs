@@ -1,6 +1,7 @@
 //! What operators ask and do at run time: the RPC commands.
 #![forbid(unsafe_code)]
 
+pub(crate) mod authentication;
 pub(crate) mod location;
 
 use bridge::Metrics;

@@ -12,15 +12,19 @@
 //! * [`breaker`]: turns a dead backend into an immediate answer;
 //! * [`service`]: what the operations do, over `store` and `domain`;
 //! * [`owned`]: the bindings that this node wrote, for their ends and keepalives;
-//! * [`credentials`]: subscribers that were read lately.
+//! * [`credentials`]: subscribers that were read lately;
+//! * [`guard`]: slows those who guess;
+//! * [`attributes`]: what the script is told of a subscriber.
 //!
 //! Nothing here knows Kamailio: the crate is tested without it.
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 pub mod breaker;
 pub mod client;
 pub mod clock;
 pub mod credentials;
+pub mod guard;
 mod last_known;
 pub mod metrics;
 pub mod owned;

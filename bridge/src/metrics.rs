@@ -55,7 +55,15 @@ metrics! {
     auth_accepted,
     /// Credentials that were wrong or of unknown users.
     auth_refused,
-    /// Credentials accepted without a read.
+    /// Credentials refused unread, because their source or others who asked for the AoR had failed too often.
+    auth_slowed,
+    /// Credentials that were right, but for a nonce that is too old.
+    auth_stale,
+    /// AoRs that `cassandra_is_subscriber` found to be subscribers.
+    subscribers_found,
+    /// AoRs that it found to be none.
+    subscribers_missed,
+    /// Credentials accepted without a read of their own.
     credential_cache_hits,
     /// Subscribers read.
     credential_cache_misses,

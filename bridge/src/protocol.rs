@@ -1,12 +1,15 @@
 //! What is said between a worker and the I/O process. Both ends are the same binary, so the messages carry no version.
 
-use domain::digest::Credentials;
+use domain::digest::{Credentials, Form};
 use domain::lookup::{Filter, Target};
 use domain::register::{Register, Rejection, Saved};
 use domain::{Aor, Binding, Which};
 use serde::{Deserialize, Serialize};
 
+use crate::attributes::Attributes;
 use crate::clock::Monotonic;
+use crate::credentials::CacheStats;
+use crate::guard::{Suspect, Suspicion};
 
 /// Longest message in bytes that a link carries; longer answers are paged.
 pub const MAX_MESSAGE: usize = 128 * 1024;
@@ -112,7 +115,7 @@ pub enum CompletionResult {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Operation {
     /// Check digest credentials.
-    Authenticate(AuthRequest),
+    Authenticate(Box<AuthRequest>),
     /// Apply a REGISTER to its AoR's bindings.
     Save(Box<Register>),
     /// Check credentials and, when they are right, apply the REGISTER; credentials and bindings are read in parallel.
@@ -130,6 +133,10 @@ pub enum Operation {
     },
     /// Open or close the circuit breaker by force.
     ForceBreaker(Force),
+    /// Find out whether an AoR is an enabled subscriber's.
+    Subscriber(Aor),
+    /// Look after what the I/O process remembers; the backend is not asked.
+    Housekeeping(Housekeeping),
     /// Fetch an answer that was too long for a completion.
     Claim(u64),
     /// Panic in the I/O process.
@@ -142,10 +149,44 @@ pub enum Operation {
 pub struct AuthRequest {
     /// Whose credentials: the digest user name in the realm.
     pub aor: Aor,
-    /// The digest response and what it was computed over. The nonce has been checked.
+    /// How the name was written.
+    pub form: Form,
+    /// The digest response and what it was computed over.
     pub credentials: Credentials,
+    /// Whether their nonce, which is one of ours, is too old: right credentials are not accepted then.
+    pub stale: bool,
     /// Method of the request.
     pub method: String,
+    /// Where the request came from.
+    pub source: String,
+    /// Whether the caller can wait for a read of the subscriber that may begin only in a while.
+    pub may_wait: bool,
+    /// Whether the caller wants the proof that the server knows the password, too.
+    pub wants_proof: bool,
+}
+
+/// What can be done with what the I/O process remembers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Housekeeping {
+    /// Forget the credentials of one AoR, or all.
+    FlushCache(Option<Aor>),
+    /// Tell how many are remembered.
+    CacheStats,
+    /// Tell who failed to authenticate lately.
+    GuardList,
+    /// Forget the failures of one, or all.
+    GuardClear(Option<Suspect>),
+}
+
+/// The answer to [`Housekeeping`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// So many entries were forgotten.
+    Removed(u64),
+    /// What the credential cache holds.
+    Cache(CacheStats),
+    /// Who failed, the worst first.
+    Guard(Vec<Suspicion>),
 }
 
 /// What an operator makes of the circuit breaker.
@@ -174,19 +215,34 @@ pub enum Outcome {
     Removed(u32),
     /// To [`Operation::ForceBreaker`].
     Forced,
+    /// To [`Operation::Subscriber`]: what the script is told of the subscriber; `None` when there is none.
+    Subscriber(Option<Attributes>),
+    /// To [`Operation::Housekeeping`].
+    Report(Report),
     /// To any: the backend could not answer; nothing is known.
     Unavailable(Unavailable),
 }
 
 /// Result of a credentials check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// The response is right.
-    Accepted,
+    Accepted(Grant),
+    /// The response is right, but for a nonce that is too old.
+    StaleNonce,
     /// The user exists, the response is wrong.
     WrongPassword,
     /// There is no such (enabled) user.
     UnknownUser,
+}
+
+/// What comes with right credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// What the script is told of the subscriber.
+    pub attributes: Attributes,
+    /// The proof, if it was asked for, that the server knows the password, too (`rspauth`).
+    pub proof: Option<String>,
 }
 
 /// A REGISTER that was applied.
@@ -196,6 +252,8 @@ pub struct Registered {
     pub saved: Saved,
     /// Headers of the 200, name and value.
     pub headers: Vec<(String, String)>,
+    /// Of the credentials that were checked in the same trip.
+    pub grant: Option<Grant>,
 }
 
 /// Result of a lookup.

@@ -6,19 +6,22 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use domain::Aor;
-use domain::digest::{Algorithm, Ha1, verify};
+use domain::digest::{Ha1, proof, verify};
 use domain::gruu::GruuKey;
 use domain::register::Node;
 use store::{ConnectError, Store, StoreConfig, StoreError, Subscriber};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use crate::attributes::{self, Attributes, Column};
 use crate::breaker::{Breaker, State};
 use crate::clock::Monotonic;
-use crate::credentials::{CacheConfig, Credentials};
+use crate::credentials::{CacheConfig, Credentials, Question};
+use crate::guard::{Guard, GuardConfig};
 use crate::last_known::LastKnown;
 use crate::metrics::{Metrics, count, set};
 use crate::owned::{Owned, OwnedConfig};
-use crate::protocol::{AuthRequest, Operation, Outcome, Task, Unavailable, Verdict};
+use crate::protocol::{AuthRequest, Grant, Housekeeping, Operation, Outcome, Report, Task, Unavailable, Verdict};
 use crate::server::Backend;
 
 mod location;
@@ -46,6 +49,10 @@ pub struct ServiceConfig {
     pub stale_bindings: usize,
     /// Bounds of the credential cache.
     pub credential_cache: CacheConfig,
+    /// How many failures to authenticate are borne.
+    pub guard: GuardConfig,
+    /// What the script is told of a subscriber.
+    pub attributes: Vec<Column>,
     /// Failures in a row that open the circuit breaker.
     pub breaker_threshold: u32,
     /// Pause between two probes of an open breaker, and before the second attempt to connect.
@@ -63,6 +70,7 @@ pub struct Service {
     owned: Owned,
     notices: mpsc::Sender<Task>,
     credentials: Credentials,
+    guard: Guard,
     breaker: Mutex<Breaker>,
     locks: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
@@ -86,6 +94,7 @@ impl Service {
             owned: upkeep::open(&config.owned),
             notices,
             credentials: Credentials::new(config.credential_cache, metrics),
+            guard: Guard::new(config.guard),
             breaker: Mutex::new(Breaker::new(config.breaker_threshold)),
             last_known: LastKnown::new(config.stale_bindings),
             config,
@@ -171,21 +180,108 @@ impl Service {
         result
     }
 
-    async fn authenticate(&self, store: &Store, request: &AuthRequest) -> Result<Verdict, StoreError> {
-        let subscriber = self.credentials.read(store, &request.aor).await?;
-        let verdict = judge(subscriber.as_ref(), request);
-        count(if verdict == Verdict::Accepted { &self.metrics.auth_accepted } else { &self.metrics.auth_refused });
+    /// Whether the credentials are right by what is remembered; only a fresh read can refuse them.
+    fn accepted_from_memory(&self, request: &AuthRequest) -> Option<Verdict> {
+        let verdict = self.credentials.accepted(&request.aor, |subscriber| self.judge(subscriber, request))?;
+        self.settle(request, &verdict);
+        Some(verdict)
+    }
+
+    async fn authenticate(
+        &self,
+        store: &Store,
+        request: &AuthRequest,
+        asked: Instant,
+        deadline: Monotonic,
+    ) -> Result<Verdict, StoreError> {
+        let patience = if request.may_wait { self.patience(deadline) } else { None };
+        let question = Question { aor: &request.aor, asked, patience };
+        let verdict = self.compare(store, question, request).await?;
+        self.settle(request, &verdict);
         Ok(verdict)
     }
 
-    /// Whether the credentials are right by what is remembered; only a fresh read can refuse them.
-    fn accepted_from_memory(&self, request: &AuthRequest) -> bool {
-        let judge = |subscriber: &Subscriber| judge(Some(subscriber), request) == Verdict::Accepted;
-        let accepted = self.credentials.accepted(&request.aor, judge);
-        if accepted {
-            count(&self.metrics.auth_accepted);
+    /// Until when a read may begin and still be answered before the deadline.
+    fn patience(&self, deadline: Monotonic) -> Option<Instant> {
+        let left = deadline.remaining()?.checked_sub(self.config.store.request_timeout)?;
+        Some(Instant::now() + left)
+    }
+
+    async fn compare(
+        &self,
+        store: &Store,
+        question: Question<'_>,
+        request: &AuthRequest,
+    ) -> Result<Verdict, StoreError> {
+        let judged = self.credentials.check(store, question, |subscriber| self.judge(subscriber, request)).await?;
+        Ok(judged.unwrap_or_else(|refused| refused))
+    }
+
+    /// Compares the response with the subscriber's HA1, unless somebody has guessed too often; `Err` is a refusal. An unknown
+    /// user costs the same computation.
+    fn judge(&self, subscriber: Option<&Subscriber>, request: &AuthRequest) -> Result<Verdict, Verdict> {
+        if self.guard.refuses(&request.source, &request.aor) {
+            return Err(Verdict::WrongPassword);
         }
-        accepted
+        let algorithm = request.credentials.algorithm;
+        let enabled = subscriber.filter(|subscriber| subscriber.enabled);
+        let known = enabled.and_then(|subscriber| subscriber.ha1s.get(algorithm, request.form));
+        let nobody = Ha1::dummy(algorithm);
+        let right = verify(&request.credentials, &request.method, known.unwrap_or(&nobody));
+        match (enabled, known, right) {
+            (Some(subscriber), Some(ha1), true) => Ok(self.grant(subscriber, ha1, request)),
+            (Some(_), _, _) => Err(Verdict::WrongPassword),
+            (None, _, _) => Err(Verdict::UnknownUser),
+        }
+    }
+
+    fn grant(&self, subscriber: &Subscriber, ha1: &Ha1, request: &AuthRequest) -> Verdict {
+        if request.stale {
+            return Verdict::StaleNonce;
+        }
+        Verdict::Accepted(Grant {
+            attributes: attributes::values(&self.config.attributes, subscriber),
+            proof: request.wants_proof.then(|| proof(&request.credentials, ha1)),
+        })
+    }
+
+    /// Counts a verdict, and holds it for or against those who asked.
+    fn settle(&self, request: &AuthRequest, verdict: &Verdict) {
+        match verdict {
+            Verdict::Accepted(_) => {
+                count(&self.metrics.auth_accepted);
+                self.guard.accepted(&request.source, &request.aor);
+            }
+            Verdict::StaleNonce => count(&self.metrics.auth_stale),
+            Verdict::WrongPassword | Verdict::UnknownUser => {
+                count(&self.metrics.auth_refused);
+                self.guard.failed(&request.source, &request.aor);
+            }
+        }
+    }
+
+    /// The answer to those who have guessed too often: the one to a wrong password.
+    fn slowed(&self, operation: &Operation) -> Option<Outcome> {
+        let (Operation::Authenticate(request) | Operation::AuthSave(request, _)) = operation else { return None };
+        self.guard.refuses(&request.source, &request.aor).then(|| {
+            count(&self.metrics.auth_slowed);
+            Outcome::Authenticated(Verdict::WrongPassword)
+        })
+    }
+
+    async fn subscriber(&self, store: &Store, aor: &Aor) -> Result<Option<Attributes>, StoreError> {
+        let found = self.credentials.find(store, aor).await?.filter(|subscriber| subscriber.enabled);
+        count(if found.is_some() { &self.metrics.subscribers_found } else { &self.metrics.subscribers_missed });
+        Ok(found.map(|subscriber| attributes::values(&self.config.attributes, &subscriber)))
+    }
+
+    fn keep_house(&self, what: &Housekeeping) -> Report {
+        match what {
+            Housekeeping::FlushCache(aor) => Report::Removed(self.credentials.flush(aor.as_ref())),
+            Housekeeping::CacheStats => Report::Cache(self.credentials.stats()),
+            Housekeeping::GuardList => Report::Guard(self.guard.list()),
+            Housekeeping::GuardClear(suspect) => Report::Removed(self.guard.clear(suspect.as_ref())),
+        }
     }
 
     /// Operations on one AoR that write go one after the other.
@@ -194,18 +290,44 @@ impl Service {
         self.locks[usize::try_from(index).unwrap_or_default()].lock().await
     }
 
-    async fn run_operation(&self, store: &Store, operation: &Operation) -> Result<Outcome, StoreError> {
+    async fn run_operation(
+        &self,
+        store: &Store,
+        operation: &Operation,
+        deadline: Monotonic,
+    ) -> Result<Outcome, StoreError> {
         match operation {
-            Operation::Authenticate(request) => self.authenticate(store, request).await.map(Outcome::Authenticated),
-            Operation::Save(register) => self.save(store, register).await,
-            Operation::AuthSave(auth, register) => self.auth_save(store, auth, register).await,
+            Operation::Authenticate(request) => {
+                self.authenticate(store, request, Instant::now(), deadline).await.map(Outcome::Authenticated)
+            }
+            Operation::Save(register) => self.save(store, register, None).await,
+            Operation::AuthSave(auth, register) => self.auth_save(store, auth, register, deadline).await,
+            Operation::Subscriber(aor) => self.subscriber(store, aor).await.map(Outcome::Subscriber),
             Operation::Lookup(targets, filter) => self.lookup(store, targets, filter).await.map(Outcome::Found),
             Operation::Contacts(aor, filter) => self.contacts(store, aor, filter).await.map(Outcome::Contacts),
             Operation::Remove { aor, which } => self.remove(store, aor, which).await.map(Outcome::Removed),
-            // The server answers claims itself, and forcing the breaker does not wait for it.
-            Operation::Claim(_) | Operation::ForceBreaker(_) => Ok(Outcome::Unavailable(Unavailable::Failed)),
+            // Answered before they come here.
+            Operation::Claim(_) | Operation::ForceBreaker(_) | Operation::Housekeeping(_) => {
+                Ok(Outcome::Unavailable(Unavailable::Failed))
+            }
             #[cfg(feature = "fault-injection")]
             Operation::Panic => panic!("on purpose, for a test"),
+        }
+    }
+
+    /// What is no answer of the backend: the breaker must neither hold it up nor learn from it.
+    fn without_asking(&self, operation: &Operation) -> Option<Outcome> {
+        if let Some(slowed) = self.slowed(operation) {
+            return Some(slowed);
+        }
+        match operation {
+            Operation::Authenticate(request) => self.accepted_from_memory(request).map(Outcome::Authenticated),
+            Operation::Housekeeping(what) => Some(Outcome::Report(self.keep_house(what))),
+            Operation::ForceBreaker(force) => {
+                self.force_breaker(*force);
+                Some(Outcome::Forced)
+            }
+            _ => None,
         }
     }
 
@@ -213,7 +335,7 @@ impl Service {
     async fn attempt(&self, operation: &Operation, deadline: Monotonic) -> Result<Outcome, Refused> {
         let store = self.store.get().ok_or(Unavailable::NotConnected)?;
         let admission = self.admit(deadline)?;
-        match self.run_operation(store, operation).await {
+        match self.run_operation(store, operation, deadline).await {
             Ok(outcome) => {
                 admission.succeeded();
                 Ok(outcome)
@@ -236,34 +358,10 @@ impl Service {
     }
 }
 
-/// Compares the response with the subscriber's HA1. An unknown user costs the same computation.
-fn judge(subscriber: Option<&Subscriber>, request: &AuthRequest) -> Verdict {
-    let algorithm = request.credentials.algorithm;
-    let known = subscriber.filter(|subscriber| subscriber.enabled).and_then(|subscriber| match algorithm {
-        Algorithm::Md5 => subscriber.ha1.as_ref(),
-        Algorithm::Sha256 => subscriber.ha1_sha256.as_ref(),
-        Algorithm::Sha512_256 => None,
-    });
-    let nobody = Ha1::dummy(algorithm);
-    let right = verify(&request.credentials, &request.method, known.unwrap_or(&nobody));
-    match (known, right) {
-        (Some(_), true) => Verdict::Accepted,
-        (Some(_), false) => Verdict::WrongPassword,
-        (None, _) => Verdict::UnknownUser,
-    }
-}
-
 impl Backend for Service {
     async fn perform(&self, operation: Operation, deadline: Monotonic) -> Outcome {
-        // Not an answer of the backend: the breaker must neither hold it up nor learn from it.
-        if let Operation::Authenticate(request) = &operation
-            && self.accepted_from_memory(request)
-        {
-            return Outcome::Authenticated(Verdict::Accepted);
-        }
-        if let Operation::ForceBreaker(force) = operation {
-            self.force_breaker(force);
-            return Outcome::Forced;
+        if let Some(known) = self.without_asking(&operation) {
+            return known;
         }
         match self.attempt(&operation, deadline).await {
             Ok(outcome) => outcome,

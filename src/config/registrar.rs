@@ -4,10 +4,11 @@
 use domain::lookup::Filter;
 use domain::register::{OutboundMode, PathMode, Policy};
 
-use super::{number, raw, switch, text};
+use super::{number, raw, switch};
 use crate::host::message::Message;
+use crate::host::pv::Named;
 use crate::host::runtime::{Definition, Group};
-use crate::host::{params, pv, socket, xavp};
+use crate::host::{params, socket, xavp};
 
 /// The parameters that can be changed while the server runs, in their order.
 pub(crate) static RUNTIME: Group<{ Setting::COUNT }> = Group::new([3600, 0, 0, 60, 3600, 0, 0, 1, -1, 1, 0]);
@@ -100,7 +101,7 @@ pub(crate) struct Registrar {
     regid_always: bool,
     flow_timer: u16,
     gruu: bool,
-    received_avp: Option<String>,
+    received_avp: Option<Named>,
     received_param: String,
     socket: SocketRule,
     realm_prefix: String,
@@ -237,7 +238,7 @@ impl Registrar {
 
     /// Where the script has seen the contact (`received_avp`); `""` when it says nothing.
     pub(crate) fn received(&self, message: &Message<'_>) -> String {
-        self.received_avp.as_deref().and_then(|name| pv::read(message, name)).unwrap_or_default()
+        self.received_avp.and_then(|variable| variable.text(message)).unwrap_or_default()
     }
 
     /// The socket to store with the bindings of this REGISTER.
@@ -310,13 +311,10 @@ fn flag(name: &str, parameter: &params::Number) -> Result<Option<u32>, String> {
     }
 }
 
-/// The name of a variable.
-fn variable(name: &str, parameter: &params::Text) -> Result<Option<String>, String> {
+/// A variable that the parameter names.
+fn variable(name: &str, parameter: &params::Text) -> Result<Option<Named>, String> {
     let Some(written) = parameter.get() else { return Ok(None) };
-    let written = text(name, parameter, Some(&written))?;
-    if pv::exists(&written) {
-        Ok(Some(written))
-    } else {
-        Err(format!("parameter {name} is '{written}' but must be a variable, for example $avp(RECEIVED)"))
-    }
+    Named::find(&written)
+        .map(Some)
+        .ok_or_else(|| format!("parameter {name} is '{written}' but must be a variable, for example $avp(RECEIVED)"))
 }

@@ -1,8 +1,10 @@
 //! The stock `auth` module: it makes and checks nonces; the digest itself is ours.
 
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ptr;
 
-use domain::digest::{Algorithm, Credentials, Qop};
+use domain::digest::{Algorithm, Algorithms, Choice, Credentials, Qop, choose};
 use once_cell::sync::OnceCell;
 
 use super::message::Message;
@@ -33,6 +35,23 @@ impl Scheme {
             Self::Proxy => sys::HDR_PROXYAUTH_T,
         }
     }
+
+    /// Status and reason of the answer that asks for such credentials.
+    pub(crate) fn challenge(self) -> (u16, &'static str) {
+        match self {
+            Self::Www => (401, "Unauthorized"),
+            Self::Proxy => (407, "Proxy Authentication Required"),
+        }
+    }
+}
+
+/// Where in a message credentials are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Place {
+    /// In headers of this kind.
+    pub(crate) scheme: Scheme,
+    /// In the header of this index among them.
+    index: usize,
 }
 
 /// What the request's credentials are worth before the digest is checked.
@@ -40,8 +59,15 @@ impl Scheme {
 pub(crate) enum Presented {
     /// ACK, CANCEL and PRACK are not authenticated.
     NotNeeded,
-    /// Credentials for the realm with a nonce of ours.
-    Credentials(Credentials),
+    /// Credentials for the realm.
+    Credentials {
+        /// They.
+        credentials: Credentials,
+        /// Where they are.
+        place: Place,
+        /// Whether their nonce is too old, or none of this server's.
+        stale: bool,
+    },
     /// No usable credentials: one of `auth`'s return codes.
     Refused(i32),
 }
@@ -79,62 +105,155 @@ pub(crate) fn bind() -> Result<(), String> {
     Ok(())
 }
 
-/// Finds the credentials for `realm` and checks their nonce (`pre_auth`).
-pub(crate) fn present(message: &mut Message<'_>, realm: &str, scheme: Scheme) -> Presented {
-    let Some(pre_auth) = API.get().and_then(|api| api.0.pre_auth) else { return Presented::Refused(code::ERROR) };
-    let mut realm = text::lent(realm);
-    let mut header: *mut sys::hdr_field = std::ptr::null_mut();
-    // SAFETY: the realm lives through the call, which keeps no pointer to it; main thread.
-    let result = unsafe { pre_auth(message.raw(), &mut realm, scheme.header(), &mut header, None) };
+/// The realm without `auth`'s `realm_prefix`: the one that challenges name.
+pub(crate) fn without_prefix(realm: &str) -> &str {
+    let mut stripped = text::lent(realm);
+    // SAFETY: moves the start of the text within the text; main thread.
+    unsafe { sys::shim_strip_realm(&mut stripped) };
+    let length = usize::try_from(stripped.len).unwrap_or(realm.len());
+    realm.get(realm.len().saturating_sub(length)..).unwrap_or(realm)
+}
+
+/// The address that the message came from, without its port.
+pub(crate) fn source(message: &Message<'_>) -> String {
+    // SAFETY: the message is valid; the result is a terminated text in a buffer of Kamailio's; main thread.
+    unsafe { CStr::from_ptr(sys::ip_addr2a(&raw mut (*message.raw()).rcv.src_ip)) }.to_string_lossy().into_owned()
+}
+
+/// Finds the credentials for `realm` by an algorithm that is offered, and has `auth` check their nonce.
+pub(crate) fn present(message: &mut Message<'_>, realm: &str, scheme: Scheme, offered: &Algorithms) -> Presented {
+    if matches!(message.method().as_str(), "ACK" | "CANCEL" | "PRACK") {
+        return Presented::NotNeeded;
+    }
+    if message.parse().is_err() {
+        return Presented::Refused(code::ERROR);
+    }
+    let headers = headers(message, scheme);
+    // SAFETY: a header's body is valid as long as the message.
+    let bodies = headers.iter().map(|header| unsafe { text::bytes(&(**header).body) });
+    match choose(bodies, realm, offered) {
+        Choice::Nothing => Presented::Refused(code::NO_CREDENTIALS),
+        Choice::Malformed => Presented::Refused(code::ERROR),
+        Choice::Credentials(index, credentials) => match check_nonce(message, scheme, headers[index], &credentials) {
+            Ok(stale) => Presented::Credentials { credentials: *credentials, place: Place { scheme, index }, stale },
+            Err(refused) => Presented::Refused(refused),
+        },
+    }
+}
+
+/// The headers of this kind, in order. The message has been parsed.
+fn headers(message: &Message<'_>, scheme: Scheme) -> Vec<*mut sys::hdr_field> {
+    let mut found = Vec::new();
+    // SAFETY: the message is valid.
+    let mut next = unsafe { (*message.raw()).headers };
+    // SAFETY: a list of valid headers that ends with null.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if header.type_ == scheme.header() {
+            found.push(next);
+        }
+        next = header.next;
+    }
+    found
+}
+
+/// Whether the nonce is too old or none of ours (`pre_auth`). Reused: one of `auth`'s codes.
+fn check_nonce(
+    message: &mut Message<'_>,
+    scheme: Scheme,
+    header: *mut sys::hdr_field,
+    credentials: &Credentials,
+) -> Result<bool, i32> {
+    let pre_auth = API.get().and_then(|api| api.0.pre_auth).ok_or(code::ERROR)?;
+    let seen = Seen::parse(header).ok_or(code::ERROR)?;
+    // What auth checks and what we compare must be the same.
+    if seen.nonce != credentials.nonce || seen.nc != credentials.nc {
+        return Err(code::ERROR);
+    }
+    let mut realm = seen.realm;
+    let mut found = ptr::null_mut();
+    // SAFETY: the message is valid; the pointer is its list of headers of this kind, put back after the call.
+    let result = unsafe {
+        let first = match scheme {
+            Scheme::Www => &raw mut (*message.raw()).authorization,
+            Scheme::Proxy => &raw mut (*message.raw()).proxy_auth,
+        };
+        // auth takes the first header of the realm: so that it takes this one, it begins here.
+        let all = ptr::replace(first, header);
+        let result = pre_auth(message.raw(), &mut realm, scheme.header(), &mut found, None);
+        *first = all;
+        sys::mark_authorized_cred(message.raw(), header);
+        result
+    };
     match result {
-        sys::AUTHENTICATED => Presented::NotNeeded,
-        sys::DO_AUTHENTICATION => {
-            // SAFETY: a header that auth has just parsed.
-            let body = unsafe { header.as_ref().and_then(|header| header.parsed.cast::<sys::auth_body_t>().as_ref()) };
-            // SAFETY: a parsed body's texts are valid.
-            match body.and_then(|body| unsafe { copy_credentials(&body.digest) }) {
-                Some(credentials) => Presented::Credentials(credentials),
-                None => Presented::Refused(code::ERROR),
+        _ if found != header => Err(code::ERROR),
+        sys::DO_AUTHENTICATION => Ok(false),
+        sys::STALE_NONCE | sys::NOT_AUTHENTICATED => Ok(true),
+        sys::NONCE_REUSED => Err(code::NONCE_REUSED),
+        _ => Err(code::ERROR),
+    }
+}
+
+/// Credentials as Kamailio reads them.
+struct Seen {
+    realm: sys::str_,
+    nonce: String,
+    nc: String,
+}
+
+impl Seen {
+    fn parse(header: *mut sys::hdr_field) -> Option<Self> {
+        // SAFETY: parses this header of a valid message, unless it has been; main thread.
+        if unsafe { sys::parse_credentials(header) } != 0 {
+            return None;
+        }
+        // SAFETY: parsed just now; its texts are parts of the header.
+        unsafe {
+            let digest = &(*header).parsed.cast::<sys::auth_body_t>().as_ref()?.digest;
+            Some(Self { realm: digest.realm, nonce: text::owned(&digest.nonce), nc: text::owned(&digest.nc) })
+        }
+    }
+}
+
+/// Marks the credentials as the ones the request is authorised by, for `$au` and `consume_credentials()`. A resumed message may
+/// be a copy made before [`present`] marked them.
+pub(crate) fn mark_authorized(message: &mut Message<'_>, place: Place) {
+    if message.parse().is_err() {
+        return;
+    }
+    if let Some(header) = headers(message, place.scheme).get(place.index) {
+        // SAFETY: a header of this message; main thread.
+        unsafe {
+            if sys::parse_credentials(*header) == 0 {
+                sys::mark_authorized_cred(message.raw(), *header);
             }
         }
-        sys::NONCE_REUSED => Presented::Refused(code::NONCE_REUSED),
-        sys::STALE_NONCE => Presented::Refused(code::STALE_NONCE),
-        sys::NO_CREDENTIALS => Presented::Refused(code::NO_CREDENTIALS),
-        _ => Presented::Refused(code::ERROR),
     }
 }
 
-/// Marks the credentials for `realm` as the ones the request is authorised by, for `$au` and `consume_credentials()`. A
-/// resumed message may be a copy made before [`present`] marked them.
-pub(crate) fn mark_authorized(message: &mut Message<'_>, realm: &str, scheme: Scheme) {
-    let mut realm = text::lent(realm);
-    let mut header: *mut sys::hdr_field = std::ptr::null_mut();
-    // SAFETY: the realm lives through the call, which keeps no pointer to it; main thread.
-    unsafe {
-        if sys::find_credentials(message.raw(), &mut realm, scheme.header(), &mut header) == 0 && !header.is_null() {
-            sys::mark_authorized_cred(message.raw(), header);
-        }
-    }
-}
-
-/// # Safety
-/// `digest` is one that Kamailio parsed.
-unsafe fn copy_credentials(digest: &sys::dig_cred_t) -> Option<Credentials> {
-    // SAFETY: the caller's promise.
-    let copy = |field: &sys::str_| unsafe { text::owned(field) };
-    let qop = match copy(&digest.qop.qop_str) {
-        none if none.is_empty() => None,
-        written => Some(Qop::parse(&written)?),
+/// A WWW- or Proxy-Authenticate line with a nonce of `auth`'s; `None` when it cannot be made.
+pub(crate) fn challenge(
+    message: &mut Message<'_>,
+    scheme: Scheme,
+    realm: &str,
+    algorithm: Algorithm,
+    qop: Option<Qop>,
+    stale: bool,
+) -> Option<String> {
+    let (mut realm, mut name) = (text::lent(realm), text::lent(algorithm.name()));
+    let qop = match qop {
+        None => 0,
+        Some(Qop::Auth) => 1,
+        Some(Qop::AuthInt) => 2,
     };
-    Some(Credentials {
-        username: copy(&digest.username.whole),
-        realm: copy(&digest.realm),
-        nonce: copy(&digest.nonce),
-        uri: copy(&digest.uri),
-        response: copy(&digest.response),
-        algorithm: Algorithm::parse(&copy(&digest.alg.alg_str))?,
-        qop,
-        nc: copy(&digest.nc),
-        cnonce: copy(&digest.cnonce),
-    })
+    let mut line = sys::str_ { s: ptr::null_mut(), len: 0 };
+    let header = scheme.header();
+    // SAFETY: the texts live through the call; the line is ours then, until it is given back; main thread.
+    unsafe {
+        if sys::shim_challenge(message.raw(), stale.into(), &mut realm, &mut name, qop, header, &mut line) < 0 {
+            return None;
+        }
+        let copy = text::owned(&line);
+        sys::shim_private_free(line.s.cast());
+        Some(copy)
+    }
 }

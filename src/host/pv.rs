@@ -3,7 +3,6 @@
 //! A class has two functions: one turns the name between the parentheses into a number, while the configuration is read; the
 //! other reads the variable of that number, with its index (`$class(name)[index]`, 0 without).
 
-use std::mem::MaybeUninit;
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 
@@ -108,41 +107,6 @@ pub(crate) unsafe fn parse(
     })
 }
 
-/// Whether the configuration knows a variable of this name, written with its `$`.
-pub(crate) fn exists(name: &str) -> bool {
-    !find(name).is_null()
-}
-
-/// The value of any variable of the configuration as text; `None` for `$null` and for no such variable.
-pub(crate) fn read(message: &Message<'_>, name: &str) -> Option<String> {
-    let variable = find(name);
-    if variable.is_null() {
-        return None;
-    }
-    let mut value = MaybeUninit::<sys::pv_value_t>::zeroed();
-    // SAFETY: the message is the interpreter's current one; the result is ours; main thread.
-    if unsafe { sys::pv_get_spec_value(message.raw(), variable, value.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    // SAFETY: filled just now.
-    let value = unsafe { value.assume_init() };
-    let is = |flag: u32| u32::try_from(value.flags).is_ok_and(|flags| flags & flag != 0);
-    if is(sys::PV_VAL_NULL) {
-        None
-    } else if is(sys::PV_VAL_STR) {
-        // SAFETY: with this flag the text is valid until the next evaluation.
-        Some(unsafe { text::owned(&value.rs) })
-    } else {
-        is(sys::PV_VAL_INT).then(|| value.ri.to_string())
-    }
-}
-
-/// The server's own record of a variable, which it keeps for ever; null when there is none of this name.
-fn find(name: &str) -> *mut sys::pv_spec_t {
-    // SAFETY: parses the name, copies it; main thread.
-    unsafe { sys::pv_cache_get(&mut text::lent(name)) }
-}
-
 /// Reads a variable.
 ///
 /// # Safety
@@ -173,6 +137,68 @@ pub(crate) unsafe fn get(
             }
         }
     })
+}
+
+/// A variable that a parameter names, for example `$avp(x)` or `$xavp(a=>b)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named(*mut sys::pv_spec_t);
+
+// SAFETY: points to an entry of Kamailio's cache of variables, which is made before the fork and never changed.
+unsafe impl Send for Named {}
+// SAFETY: as above.
+unsafe impl Sync for Named {}
+
+impl Named {
+    /// Looks the variable up; `None` when this is not exactly one. Before the fork.
+    pub(crate) fn find(written: &str) -> Option<Self> {
+        let mut name = text::lent(written);
+        let mut length = 0;
+        // SAFETY: the name lives through the call, which copies it; main process.
+        let spec = unsafe { sys::pv_spec_lookup(&mut name, &mut length) };
+        (!spec.is_null() && usize::try_from(length) == Ok(written.len())).then_some(Self(spec))
+    }
+
+    /// Whether it can be set.
+    pub(crate) fn is_writable(self) -> bool {
+        // SAFETY: an entry of the cache.
+        unsafe { (*self.0).setf.is_some() }
+    }
+
+    /// Its value as text; `None` for `$null`.
+    pub(crate) fn text(self, message: &Message<'_>) -> Option<String> {
+        let mut value = sys::pv_value_t::default();
+        // SAFETY: the message is the interpreter's current one; the value's text is Kamailio's, copied at once; main thread.
+        unsafe {
+            let read = sys::pv_get_spec_value(message.raw(), self.0, &mut value) == 0;
+            let is_text = value.flags & sys::PV_VAL_STR as i32 != 0 && value.flags & sys::PV_VAL_NULL as i32 == 0;
+            (read && is_text).then(|| text::owned(&value.rs))
+        }
+    }
+
+    /// Sets it to a text. `false` when Kamailio cannot.
+    pub(crate) fn set_text(self, message: &mut Message<'_>, written: &str) -> bool {
+        let rs = text::lent(written);
+        self.set(message, sys::pv_value_t { rs, flags: sys::PV_VAL_STR as i32, ..Default::default() })
+    }
+
+    /// Sets it to a number. `false` when Kamailio cannot.
+    #[allow(clippy::useless_conversion, reason = "an int in Kamailio 5.6, a long in later versions")]
+    pub(crate) fn set_number(self, message: &mut Message<'_>, number: i32) -> bool {
+        let flags = (sys::PV_VAL_INT | sys::PV_TYPE_INT) as i32;
+        self.set(message, sys::pv_value_t { ri: number.into(), flags, ..Default::default() })
+    }
+
+    /// Sets it to `$null`; an AVP, which is a stack of values, is left as it is. `false` when Kamailio cannot.
+    pub(crate) fn set_null(self, message: &mut Message<'_>) -> bool {
+        // SAFETY: an entry of the cache.
+        let is_avp = unsafe { (*self.0).type_ == sys::PVT_AVP };
+        is_avp || self.set(message, sys::pv_value_t { flags: sys::PV_VAL_NULL as i32, ..Default::default() })
+    }
+
+    fn set(self, message: &mut Message<'_>, mut value: sys::pv_value_t) -> bool {
+        // SAFETY: the message is the interpreter's current one; the value lives through the call, which copies it; main thread.
+        unsafe { sys::pv_set_spec_value(message.raw(), self.0, 0, &mut value) == 0 }
+    }
 }
 
 /// A copy in one of the buffers that Kamailio has for the values of variables and uses in turn.

@@ -39,15 +39,14 @@ pub(crate) fn bind() -> Result<(), String> {
 
 /// Adds a header line to the reply that will be sent to this request. `false` when memory is out.
 pub(crate) fn add_header(message: &mut Message<'_>, name: &str, value: &str) -> bool {
-    let line = format!("{name}: {value}\r\n");
+    add_line(message, &format!("{name}: {value}\r\n"))
+}
+
+/// Adds a header line, with its end, to the reply that will be sent to this request. `false` when memory is out.
+pub(crate) fn add_line(message: &mut Message<'_>, line: &str) -> bool {
     // SAFETY: copies the line; the message is the interpreter's current one; main thread.
     let lump = unsafe {
-        sys::add_lump_rpl2(
-            message.raw(),
-            line.as_ptr().cast_mut().cast(),
-            text::length(&line),
-            sys::LUMP_RPL_HDR as i32,
-        )
+        sys::add_lump_rpl2(message.raw(), line.as_ptr().cast_mut().cast(), text::length(line), sys::LUMP_RPL_HDR as i32)
     };
     !lump.is_null()
 }

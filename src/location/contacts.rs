@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lookup::{NOT_REGISTERED, restore_attributes, show_record};
 use super::{Prepared, aor_of, argument, forms, parse_flags, rules, uri_or_target};
+use crate::bridge_client::Way;
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::log_error;
@@ -86,7 +87,7 @@ pub(crate) fn free(profile: &str) {
     FETCHED.with_borrow_mut(|fetched| fetched.remove(profile));
 }
 
-fn prepare_registered(message: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_registered(message: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let rules = rules().ok_or(code::ERROR)?;
     let aor = aor(&uri_or_target(message, argument(given, 1)))?;
     let number = |index| {
@@ -108,7 +109,7 @@ fn prepare_registered(message: &mut Message<'_>, given: &[String]) -> Prepared {
     Ok((Operation::Contacts(aor, rules.any_contact()), Apply::Registered(wanted)))
 }
 
-fn prepare_unregister(_: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_unregister(_: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let (uri, ruid) = (argument(given, 1), argument(given, 2));
     if uri.is_empty() {
         log_error!(
@@ -122,14 +123,14 @@ fn prepare_unregister(_: &mut Message<'_>, given: &[String]) -> Prepared {
     Ok((Operation::Remove { aor: aor(uri)?, which }, Apply::Unregister { one }))
 }
 
-fn prepare_fetch(_: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_fetch(_: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let rules = rules().ok_or(code::ERROR)?;
     let aor = aor(argument(given, 1))?;
     let how = Apply::Fetch { aor: aor.clone(), profile: argument(given, 2).to_owned() };
     Ok((Operation::Contacts(aor, rules.any_contact()), how))
 }
 
-fn prepare_lookup_xavp(_: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_lookup_xavp(_: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let rules = rules().ok_or(code::ERROR)?;
     let aor = aor(argument(given, 1))?;
     let (record, contact) = (argument(given, 2).to_owned(), argument(given, 3).to_owned());

@@ -7,6 +7,7 @@ use domain::lookup::{Target, first_path_uri, path_after_first, route_to};
 use domain::uri::SipUri;
 
 use super::{Prepared, argument, forms, rules, target_of};
+use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
@@ -40,19 +41,19 @@ forms! {
     lookup_branches, lookup_branches_async: prepare_lookup_branches;
 }
 
-fn prepare_lookup(message: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_lookup(message: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let target = target(message, argument(given, 1))?;
     let gruu = !matches!(target, Target::Aor(_));
     prepare(message, vec![target], Apply::Lookup { gruu })
 }
 
-fn prepare_lookup_to_dset(message: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_lookup_to_dset(message: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let target = target(message, argument(given, 1))?;
     prepare(message, vec![target], Apply::LookupToDset)
 }
 
 /// A suspended transaction does not keep the branches that it has not sent, so they come along.
-fn prepare_lookup_branches(message: &mut Message<'_>, _: &[String]) -> Prepared {
+fn prepare_lookup_branches(message: &mut Message<'_>, _: &[String], _: Way) -> Prepared {
     let mut targets = vec![target(message, "")?];
     let mut branches = message.take_branches();
     for branch in &mut branches {

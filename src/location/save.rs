@@ -8,9 +8,10 @@ use domain::register::{Contacts, OptionTags, Register, Rejection, Saved};
 use serde::{Deserialize, Serialize};
 
 use super::{Prepared, aor_of, argument, forms, parse_flags, rules};
-use crate::auth::credentials;
+use crate::auth::{Authorization, credentials};
+use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
-use crate::host::auth::{Scheme, code, mark_authorized};
+use crate::host::auth::{Scheme, code};
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::{log_error, log_warning};
 use crate::host::message::{Header, Malformed, Message};
@@ -106,20 +107,20 @@ pub(crate) fn add_sock_hdr(message: &mut Message<'_>, args: &Args) -> ScriptCode
     finish(if message.add_header(&name, &socket).is_ok() { code::OK } else { code::ERROR }, None)
 }
 
-fn prepare_save(message: &mut Message<'_>, given: &[String]) -> Prepared {
+fn prepare_save(message: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
     let (register, answering) = prepare(message, argument(given, 1), argument(given, 2), code::ERROR)?;
     Ok((Operation::Save(register.into()), Apply::Save { auth: None, answering }))
 }
 
-fn prepare_auth_save(message: &mut Message<'_>, given: &[String]) -> Prepared {
-    let realm = argument(given, 0);
-    let (auth, _) = credentials(message, realm, Scheme::Www)?;
+fn prepare_auth_save(message: &mut Message<'_>, given: &[String], way: Way) -> Prepared {
+    let (auth, authorization) = credentials(message, argument(given, 0), Scheme::Www, "", way)?;
     let (register, answering) = prepare(message, argument(given, 1), "", REGISTER_REFUSED)?;
     if register.aor.username() != auth.aor.username() {
-        return Err(code::USER_MISMATCH);
+        // Who it is comes first: a mismatch is told to those who have authenticated.
+        return Ok((Operation::Authenticate(auth.into()), Apply::Auth(authorization.of_another())));
     }
     let operation = Operation::AuthSave(auth.into(), register.into());
-    Ok((operation, Apply::Save { auth: Some(realm.to_owned()), answering }))
+    Ok((operation, Apply::Save { auth: Some(authorization), answering }))
 }
 
 /// The REGISTER as data, and what becomes of its answer. What cannot be one is answered 400 here, and `refused` to the script.
@@ -191,12 +192,12 @@ fn with_rules_of_the_script(contacts: Contacts, rules: &Registrar) -> Contacts {
 /// Applies the answer of a REGISTER that was stored.
 pub(crate) fn apply_saved(
     message: &mut Message<'_>,
-    auth: Option<&str>,
+    auth: Option<&Authorization>,
     answering: Answering,
     registered: Registered,
 ) -> ScriptCode {
-    if let Some(realm) = auth {
-        mark_authorized(message, realm, Scheme::Www);
+    if let (Some(authorization), Some(grant)) = (auth, &registered.grant) {
+        authorization.accept(message, grant);
     }
     let answer = Answer { status: 200, reason: "OK".to_owned(), headers: registered.headers };
     if !give(message, answer, answering) {
@@ -213,7 +214,7 @@ pub(crate) fn apply_saved(
 /// Applies the answer of a REGISTER that was refused.
 pub(crate) fn apply_rejection(
     message: &mut Message<'_>,
-    auth: Option<&str>,
+    auth: Option<&Authorization>,
     answering: Answering,
     rejection: &Rejection,
 ) -> ScriptCode {

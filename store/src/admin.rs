@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use domain::Aor;
-use domain::digest::{Algorithm, Ha1};
+use domain::digest::{Algorithm, Form, Ha1, Ha1s};
 use futures::{StreamExt, TryStreamExt, stream};
 use scylla::SerializeRow;
 use scylla::client::session::Session;
@@ -34,8 +34,10 @@ const READS_IN_FLIGHT: usize = 32;
 
 /// "The row is still as it was read": what a change is based on, and that there is a row.
 const AS_READ: &str = "IF account_id = :was_account_id AND enabled = :was_enabled AND ha1 = :was_ha1 \
-                       AND ha1_sha256 = :was_ha1_sha256 AND max_contacts = :was_max_contacts \
-                       AND max_calls = :was_max_calls AND attrs = :was_attrs AND updated_at = :was_updated_at";
+                       AND ha1_sha256 = :was_ha1_sha256 AND ha1_sha512_256 = :was_ha1_sha512_256 AND ha1b = :was_ha1b \
+                       AND ha1b_sha256 = :was_ha1b_sha256 AND ha1b_sha512_256 = :was_ha1b_sha512_256 \
+                       AND max_contacts = :was_max_contacts AND max_calls = :was_max_calls AND attrs = :was_attrs \
+                       AND updated_at = :was_updated_at";
 
 /// A session for provisioning.
 #[derive(Debug)]
@@ -78,6 +80,10 @@ struct AsRead<'a> {
     was_enabled: Option<bool>,
     was_ha1: Option<&'a str>,
     was_ha1_sha256: Option<&'a str>,
+    was_ha1_sha512_256: Option<&'a str>,
+    was_ha1b: Option<&'a str>,
+    was_ha1b_sha256: Option<&'a str>,
+    was_ha1b_sha512_256: Option<&'a str>,
     was_max_contacts: Option<i32>,
     was_max_calls: Option<i32>,
     was_attrs: Option<&'a BTreeMap<String, String>>,
@@ -93,12 +99,63 @@ impl<'a> From<&'a Row> for AsRead<'a> {
             was_enabled: row.enabled,
             was_ha1: row.ha1.as_deref(),
             was_ha1_sha256: row.ha1_sha256.as_deref(),
+            was_ha1_sha512_256: row.ha1_sha512_256.as_deref(),
+            was_ha1b: row.ha1b.as_deref(),
+            was_ha1b_sha256: row.ha1b_sha256.as_deref(),
+            was_ha1b_sha512_256: row.ha1b_sha512_256.as_deref(),
             was_max_contacts: row.max_contacts,
             was_max_calls: row.max_calls,
             was_attrs: row.attrs.as_ref(),
             was_updated_at: row.updated_at,
         }
     }
+}
+
+/// The HA1s of a password as they are stored.
+#[derive(SerializeRow)]
+struct Stored<'a> {
+    ha1: Option<&'a str>,
+    ha1_sha256: Option<&'a str>,
+    ha1_sha512_256: Option<&'a str>,
+    ha1b: Option<&'a str>,
+    ha1b_sha256: Option<&'a str>,
+    ha1b_sha512_256: Option<&'a str>,
+}
+
+impl<'a> From<&'a Ha1s> for Stored<'a> {
+    fn from(ha1s: &'a Ha1s) -> Self {
+        let hex = |algorithm, form| ha1s.get(algorithm, form).map(Ha1::as_hex);
+        Self {
+            ha1: hex(Algorithm::Md5, Form::User),
+            ha1_sha256: hex(Algorithm::Sha256, Form::User),
+            ha1_sha512_256: hex(Algorithm::Sha512_256, Form::User),
+            ha1b: hex(Algorithm::Md5, Form::UserAtDomain),
+            ha1b_sha256: hex(Algorithm::Sha256, Form::UserAtDomain),
+            ha1b_sha512_256: hex(Algorithm::Sha512_256, Form::UserAtDomain),
+        }
+    }
+}
+
+/// A new subscriber.
+#[derive(SerializeRow)]
+struct New<'a> {
+    domain: &'a str,
+    username: &'a str,
+    account_id: &'a str,
+    max_contacts: i32,
+    max_calls: i32,
+    attrs: &'a BTreeMap<String, String>,
+    #[scylla(flatten)]
+    password: Stored<'a>,
+}
+
+/// Another password.
+#[derive(SerializeRow)]
+struct NewPassword<'a> {
+    domain: &'a str,
+    username: &'a str,
+    #[scylla(flatten)]
+    password: Stored<'a>,
 }
 
 /// A profile in place of the one that was read.
@@ -138,18 +195,27 @@ impl Admin {
             }
             self.add_entry(&profile.account_id, aor, self.now()).await?;
         }
-        let (md5, sha256) = ha1s(aor, password);
         let Profile { account_id, max_contacts, max_calls, attrs } = profile;
-        let key = (aor.domain(), aor.username());
-        let values = (key.0, key.1, md5.as_hex(), sha256.as_hex(), account_id, max_contacts, max_calls, attrs);
+        let ha1s = Ha1s::of_password(aor, password);
+        let values = New {
+            domain: aor.domain(),
+            username: aor.username(),
+            account_id,
+            max_contacts: *max_contacts,
+            max_calls: *max_calls,
+            attrs,
+            password: Stored::from(&ha1s),
+        };
         applied(self.session().execute_unpaged(self.insert().await?, values).await?)
     }
 
     /// The statement that an import runs thousands of times.
     async fn insert(&self) -> Result<&PreparedStatement, StoreError> {
         let query = format!(
-            "INSERT INTO {}.subscriber (domain, username, enabled, ha1, ha1_sha256, account_id, max_contacts, max_calls, \
-             attrs, updated_at) VALUES (?, ?, true, ?, ?, ?, ?, ?, ?, toTimestamp(now())) IF NOT EXISTS",
+            "INSERT INTO {}.subscriber (domain, username, enabled, account_id, max_contacts, max_calls, attrs, ha1, ha1_sha256, \
+             ha1_sha512_256, ha1b, ha1b_sha256, ha1b_sha512_256, updated_at) VALUES (:domain, :username, true, :account_id, \
+             :max_contacts, :max_calls, :attrs, :ha1, :ha1_sha256, :ha1_sha512_256, :ha1b, :ha1b_sha256, :ha1b_sha512_256, \
+             toTimestamp(now())) IF NOT EXISTS",
             self.keyspace
         );
         let prepare = || async { self.session().prepare(query).await.map_err(failed) };
@@ -161,9 +227,11 @@ impl Admin {
     /// # Errors
     /// [`StoreError`]; it can be tried again.
     pub async fn set_password(&self, aor: &Aor, password: &str) -> Result<bool, StoreError> {
-        let (md5, sha256) = ha1s(aor, password);
-        let values = (md5.as_hex(), sha256.as_hex(), aor.domain(), aor.username());
-        self.update_existing("ha1 = ?, ha1_sha256 = ?", values).await
+        let ha1s = Ha1s::of_password(aor, password);
+        let password = Stored::from(&ha1s);
+        let columns = "ha1 = :ha1, ha1_sha256 = :ha1_sha256, ha1_sha512_256 = :ha1_sha512_256, ha1b = :ha1b, \
+                       ha1b_sha256 = :ha1b_sha256, ha1b_sha512_256 = :ha1b_sha512_256";
+        self.update_existing(columns, NewPassword { domain: aor.domain(), username: aor.username(), password }).await
     }
 
     /// Allows or forbids authentication. Returns whether the subscriber exists.
@@ -171,12 +239,20 @@ impl Admin {
     /// # Errors
     /// [`StoreError`]; it can be tried again.
     pub async fn set_enabled(&self, aor: &Aor, enabled: bool) -> Result<bool, StoreError> {
-        self.update_existing("enabled = ?", (enabled, aor.domain(), aor.username())).await
+        #[derive(SerializeRow)]
+        struct State<'a> {
+            domain: &'a str,
+            username: &'a str,
+            enabled: bool,
+        }
+        let values = State { domain: aor.domain(), username: aor.username(), enabled };
+        self.update_existing("enabled = :enabled", values).await
     }
 
     async fn update_existing(&self, columns: &str, values: impl SerializeRow) -> Result<bool, StoreError> {
         let query = format!(
-            "UPDATE {}.subscriber SET {columns}, updated_at = toTimestamp(now()) WHERE domain = ? AND username = ? IF EXISTS",
+            "UPDATE {}.subscriber SET {columns}, updated_at = toTimestamp(now()) \
+             WHERE domain = :domain AND username = :username IF EXISTS",
             self.keyspace
         );
         applied(self.session().query_unpaged(query, values).await?)
@@ -319,11 +395,6 @@ fn applied(result: QueryResult) -> Result<bool, StoreError> {
         Some(Some(CqlValue::Boolean(applied))) => Ok(*applied),
         _ => Err(malformed("a transaction does not say whether it took effect")),
     }
-}
-
-fn ha1s(aor: &Aor, password: &str) -> (Ha1, Ha1) {
-    let ha1 = |algorithm| Ha1::compute(algorithm, aor.username(), aor.domain(), password);
-    (ha1(Algorithm::Md5), ha1(Algorithm::Sha256))
 }
 
 fn contended(aor: &Aor) -> StoreError {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::digest::{Algorithm, Ha1};
+use domain::digest::{Algorithm, Form, Ha1, Ha1s};
 use domain::{Aor, Timestamp};
 use scylla::DeserializeRow;
 use scylla::response::query_result::QueryResult;
@@ -18,10 +18,8 @@ pub struct Subscriber {
     pub aor: Aor,
     /// Whether authentication is allowed.
     pub enabled: bool,
-    /// MD5 HA1.
-    pub ha1: Option<Ha1>,
-    /// SHA-256 HA1.
-    pub ha1_sha256: Option<Ha1>,
+    /// What its password is checked with; a subscriber that was written by an earlier version lacks some.
+    pub ha1s: Ha1s,
     /// Account it belongs to; `""` for none.
     pub account_id: String,
     /// Bindings it may have; 0 for the module's limit.
@@ -35,8 +33,13 @@ pub struct Subscriber {
 }
 
 /// The columns of a [`Row`].
-pub(crate) const COLUMNS: &str =
-    "domain, username, account_id, enabled, ha1, ha1_sha256, max_contacts, max_calls, attrs, updated_at";
+pub(crate) const COLUMNS: &str = "domain, username, account_id, enabled, ha1, ha1_sha256, ha1_sha512_256, ha1b, ha1b_sha256, ha1b_sha512_256, \
+     max_contacts, max_calls, attrs, updated_at";
+
+/// The kinds of HA1 in the order of [`Row::hex`].
+fn kinds() -> impl Iterator<Item = (Form, Algorithm)> {
+    Form::ALL.into_iter().flat_map(|form| Algorithm::ALL.map(|algorithm| (form, algorithm)))
+}
 
 pub(crate) fn read_cql(keyspace: &str) -> String {
     format!("SELECT {COLUMNS} FROM {keyspace}.subscriber WHERE domain = ? AND username = ?")
@@ -51,6 +54,10 @@ pub(crate) struct Row {
     pub(crate) enabled: Option<bool>,
     pub(crate) ha1: Option<String>,
     pub(crate) ha1_sha256: Option<String>,
+    pub(crate) ha1_sha512_256: Option<String>,
+    pub(crate) ha1b: Option<String>,
+    pub(crate) ha1b_sha256: Option<String>,
+    pub(crate) ha1b_sha512_256: Option<String>,
     pub(crate) max_contacts: Option<i32>,
     pub(crate) max_calls: Option<i32>,
     pub(crate) attrs: Option<BTreeMap<String, String>>,
@@ -58,12 +65,27 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    fn hex(&self) -> [Option<&str>; 6] {
+        [&self.ha1, &self.ha1_sha256, &self.ha1_sha512_256, &self.ha1b, &self.ha1b_sha256, &self.ha1b_sha512_256]
+            .map(Option::as_deref)
+    }
+
+    /// What is no HA1 of its column's algorithm is none at all.
+    fn ha1s(&self) -> Ha1s {
+        let mut ha1s = Ha1s::default();
+        for ((form, algorithm), hex) in kinds().zip(self.hex()) {
+            if let Some(Ok(ha1)) = hex.map(|hex| Ha1::from_hex(algorithm, hex)) {
+                ha1s.set(form, ha1);
+            }
+        }
+        ha1s
+    }
+
     pub(crate) fn subscriber(self) -> Result<Subscriber, StoreError> {
         Ok(Subscriber {
             aor: Aor::new(&self.username, &self.domain).map_err(malformed)?,
             enabled: self.enabled.unwrap_or(true),
-            ha1: stored_ha1(Algorithm::Md5, self.ha1),
-            ha1_sha256: stored_ha1(Algorithm::Sha256, self.ha1_sha256),
+            ha1s: self.ha1s(),
             account_id: self.account_id.unwrap_or_default(),
             max_contacts: self.max_contacts.unwrap_or_default(),
             max_calls: self.max_calls.unwrap_or_default(),
@@ -71,10 +93,6 @@ impl Row {
             updated_at: self.updated_at.map(|at| Timestamp(at.0)),
         })
     }
-}
-
-fn stored_ha1(algorithm: Algorithm, hex: Option<String>) -> Option<Ha1> {
-    Ha1::from_hex(algorithm, &hex?).ok()
 }
 
 fn rows(result: QueryResult) -> Result<Vec<Row>, StoreError> {

@@ -4,19 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::lookup::{Filter, Selection, Target, Wanted, select};
 use domain::register::{Decision, Register, answer_headers, decide};
-use domain::{Aor, Binding};
+use domain::{Aor, Binding, Timestamp};
 use store::{Store, StoreError};
+use tokio::time::Instant;
 
 use super::Service;
-use crate::clock;
+use crate::clock::{self, Monotonic};
+use crate::credentials::Question;
 use crate::metrics::count;
-use crate::protocol::{AuthRequest, Lookup, Operation, Outcome, Registered, Verdict};
+use crate::protocol::{AuthRequest, Grant, Lookup, Operation, Outcome, Registered, Verdict};
 
 impl Service {
-    pub(super) async fn save(&self, store: &Store, register: &Register) -> Result<Outcome, StoreError> {
+    pub(super) async fn save(&self, store: &Store, register: &Register, grant: Option<Grant>) -> Result<Outcome, StoreError> {
         let _order = self.lock(&register.aor).await;
         let existing = store.bindings(&register.aor).await?;
-        self.apply(store, register, &existing).await
+        self.apply(store, register, &existing, grant).await
     }
 
     pub(super) async fn auth_save(
@@ -24,30 +26,73 @@ impl Service {
         store: &Store,
         auth: &AuthRequest,
         register: &Register,
+        deadline: Monotonic,
     ) -> Result<Outcome, StoreError> {
-        if self.accepted_from_memory(auth) {
-            return self.save(store, register).await;
+        let asked = Instant::now();
+        if let Some(verdict) = self.accepted_from_memory(auth) {
+            return self.save_if_accepted(store, verdict, register).await;
         }
-        let _order = self.lock(&register.aor).await;
-        let (verdict, existing) = Box::pin(self.read_both(store, auth, register)).await;
-        match verdict? {
-            Verdict::Accepted => self.apply(store, register, &existing?).await,
+        if let Some(saved) = Box::pin(self.read_both(store, auth, register, asked)).await? {
+            return Ok(saved);
+        }
+        // In no order with other operations: who guesses must not hold up the owner.
+        let verdict = self.authenticate(store, auth, asked, deadline).await?;
+        self.save_if_accepted(store, verdict, register).await
+    }
+
+    async fn save_if_accepted(
+        &self,
+        store: &Store,
+        verdict: Verdict,
+        register: &Register,
+    ) -> Result<Outcome, StoreError> {
+        match verdict {
+            Verdict::Accepted(grant) => self.save(store, register, Some(grant)).await,
             refused => Ok(Outcome::Authenticated(refused)),
         }
     }
 
+    /// Saves what needs credentials that must be read: with the bindings in parallel. `None` when they are refused, or a read
+    /// has refused others just now.
+    ///
     /// Boxed where it is used: a task is as large as the longest way through its operation, and this way is seldom gone.
     async fn read_both(
         &self,
         store: &Store,
         auth: &AuthRequest,
         register: &Register,
-    ) -> (Result<Verdict, StoreError>, Result<Vec<Binding>, StoreError>) {
-        tokio::join!(self.authenticate(store, auth), store.bindings(&register.aor))
+        asked: Instant,
+    ) -> Result<Option<Outcome>, StoreError> {
+        if self.credentials.refused_just_now(&auth.aor) {
+            return Ok(None);
+        }
+        let _order = self.lock(&register.aor).await;
+        // Somebody who was here before may have read them.
+        match self.accepted_from_memory(auth) {
+            Some(Verdict::Accepted(grant)) => {
+                let existing = store.bindings(&register.aor).await?;
+                return self.apply(store, register, &existing, Some(grant)).await.map(Some);
+            }
+            Some(refused) => return Ok(Some(Outcome::Authenticated(refused))),
+            None if self.credentials.refused_just_now(&auth.aor) => return Ok(None),
+            None => {}
+        }
+        let question = Question { aor: &auth.aor, asked, patience: None };
+        let (verdict, existing) = tokio::join!(self.compare(store, question, auth), store.bindings(&register.aor));
+        let verdict = verdict?;
+        let Verdict::Accepted(grant) = &verdict else { return Ok(None) };
+        self.settle(auth, &verdict);
+        self.apply(store, register, &existing?, Some(grant.clone())).await.map(Some)
     }
 
     /// Decides what the REGISTER changes and writes it, in the caller's order per AoR.
-    async fn apply(&self, store: &Store, register: &Register, existing: &[Binding]) -> Result<Outcome, StoreError> {
+    async fn apply(
+        &self,
+        store: &Store,
+        register: &Register,
+        existing: &[Binding],
+        grant: Option<Grant>,
+    ) -> Result<Outcome, StoreError> {
         let now = clock::wall();
         let node = self.cluster.get().map_or(&self.config.node, |cluster| &cluster.node);
         let decision = match decide(existing, register, node, now) {
@@ -62,18 +107,19 @@ impl Service {
         }
         self.wrote(&register.aor, existing, &decision.writes);
         count(&self.metrics.accepted_regs);
-        Ok(Outcome::Saved(self.answer(register, existing, &decision, now)))
+        let headers = self.answer_headers(register, existing, &decision, now);
+        Ok(Outcome::Saved(Registered { saved: decision.saved, headers, grant }))
     }
 
-    fn answer(
+    fn answer_headers(
         &self,
         register: &Register,
         existing: &[Binding],
         decision: &Decision,
-        now: domain::Timestamp,
-    ) -> Registered {
+        now: Timestamp,
+    ) -> Vec<(String, String)> {
         let gruu_key = self.cluster.get().and_then(|cluster| cluster.gruu_key.as_ref());
-        Registered { saved: decision.saved, headers: answer_headers(decision, existing, register, gruu_key, now) }
+        answer_headers(decision, existing, register, gruu_key, now)
     }
 
     /// Takes note of what was written: for lookups without Cassandra, for events, for keepalives.

@@ -42,10 +42,12 @@ fn add(site: &Site) -> Result<()> {
     let updated = bob["updated"].take();
     ensure!(updated.as_str().is_some_and(|at| at.starts_with("20") && at.ends_with('Z')), "{updated}");
     let expected = json!({"subscriber": "bob@add.example.com", "enabled": true, "account": "acme", "max_contacts": 3,
-        "max_calls": 4, "algorithms": ["MD5", "SHA-256"], "attrs": {"lang": "en", "tz": "UTC"}, "updated": null});
+        "max_calls": 4, "algorithms": ["MD5", "SHA-256", "SHA-512-256"], "attrs": {"lang": "en", "tz": "UTC"}, "updated": null});
     ensure!(bob == expected, "{bob}");
     let shown = site.ok("subscriber show bob@add.example.com", "")?;
-    for part in ["bob@add.example.com", "acme", "lang=en", "tz=UTC", "MD5, SHA-256", "max contacts  3", "updated"] {
+    for part in
+        ["bob@add.example.com", "acme", "lang=en", "tz=UTC", "MD5, SHA-256, SHA-512-256", "max contacts  3", "updated"]
+    {
         ensure!(shown.contains(part), "no {part} in\n{shown}");
     }
     let listed = site.ok("subscriber list", "")?;

@@ -77,6 +77,15 @@ long shim_tm_fr_timer_ms(void);
 #define SHIM_NO_ROUTE (-1)
 int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int label, char *first, int route);
 
+/* auth.c: takes auth's realm_prefix off a realm, as auth's own functions do. */
+void shim_strip_realm(str *realm);
+/* auth.c: makes a WWW- or Proxy-Authenticate line with a new nonce, in private memory; 0, or -1 when it cannot be made.
+   qop: 0 none, 1 auth, 2 auth-int. */
+int shim_challenge(struct sip_msg *msg, int stale, str *realm, str *algorithm, int qop, int header_type, str *line);
+
+/* memory.c: gives private memory back. */
+void shim_private_free(void *block);
+
 /* process.c: sends `sig` to every other process of this server instance. */
 void shim_signal_siblings(int sig);
 

@@ -1,5 +1,6 @@
-/* shm_malloc is a macro over a table of function pointers with source locations. */
+/* shm_malloc and pkg_free are macros over tables of function pointers with source locations. */
 #include <string.h>
+#include "core/mem/mem.h"
 #include "core/mem/shm_mem.h"
 #include "bindings.h"
 
@@ -9,4 +10,10 @@ void *shim_shared_alloc(unsigned long size)
 	if(block)
 		memset(block, 0, size);
 	return block;
+}
+
+void shim_private_free(void *block)
+{
+	if(block)
+		pkg_free(block);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::digest::{Algorithm, Form};
 use serde::Serialize;
 
 use crate::output::{Shown, rfc3339, yes_or_no};
@@ -21,14 +22,14 @@ pub(super) struct View {
 
 impl From<store::Subscriber> for View {
     fn from(subscriber: store::Subscriber) -> Self {
-        let algorithms = [("MD5", subscriber.ha1.is_some()), ("SHA-256", subscriber.ha1_sha256.is_some())];
+        let known = |algorithm: &Algorithm| subscriber.ha1s.get(*algorithm, Form::User).is_some();
         Self {
             subscriber: subscriber.aor.to_string(),
             enabled: subscriber.enabled,
             account: subscriber.account_id,
             max_contacts: subscriber.max_contacts,
             max_calls: subscriber.max_calls,
-            algorithms: algorithms.into_iter().filter(|(_, known)| *known).map(|(name, _)| name).collect(),
+            algorithms: Algorithm::ALL.into_iter().filter(known).map(Algorithm::name).collect(),
             attrs: subscriber.attrs,
             updated: subscriber.updated_at.map(rfc3339),
         }
