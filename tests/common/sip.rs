@@ -82,11 +82,16 @@ impl Agent {
         format!("Contact: <sip:{user}@{};transport={}>{parameters}", self.here, self.transport().to_lowercase())
     }
 
-    /// Sends these bytes.
+    /// Sends this message.
     pub fn send(&mut self, message: &str) -> Result<()> {
+        self.send_bytes(message.as_bytes())
+    }
+
+    /// Sends these bytes, which need not be text.
+    pub fn send_bytes(&mut self, message: &[u8]) -> Result<()> {
         match &mut self.link {
-            Link::Udp(socket) => socket.send(message.as_bytes()).map(drop)?,
-            Link::Tcp(stream, _) => stream.write_all(message.as_bytes())?,
+            Link::Udp(socket) => socket.send(message).map(drop)?,
+            Link::Tcp(stream, _) => stream.write_all(message)?,
         }
         Ok(())
     }
