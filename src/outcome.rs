@@ -5,9 +5,7 @@ use std::cell::RefCell;
 
 use bridge::Metrics;
 use bridge::metrics::count;
-use bridge::protocol::{
-    Completion, CompletionResult, Continuation, Operation, Outcome, Unavailable, decode, encode,
-};
+use bridge::protocol::{Completion, CompletionResult, Continuation, Operation, Outcome, Unavailable, decode, encode};
 use domain::Aor;
 use serde::{Deserialize, Serialize};
 

@@ -15,7 +15,12 @@ use crate::metrics::count;
 use crate::protocol::{AuthRequest, Grant, Lookup, Operation, Outcome, Registered, Verdict};
 
 impl Service {
-    pub(super) async fn save(&self, store: &Store, register: &Register, grant: Option<Grant>) -> Result<Outcome, StoreError> {
+    pub(super) async fn save(
+        &self,
+        store: &Store,
+        register: &Register,
+        grant: Option<Grant>,
+    ) -> Result<Outcome, StoreError> {
         let _order = self.lock(&register.aor).await;
         let existing = store.bindings(&register.aor).await?;
         self.apply(store, register, &existing, grant).await
