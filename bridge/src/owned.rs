@@ -329,7 +329,7 @@ mod tests {
         let known = lasting("sip:a@h", 10);
         let now = NOW.plus_seconds(11);
         let fate = |rows: &[Binding]| fate(&known, rows, "us", now);
-        assert_eq!(fate(&[known.clone()]), Fate::Expired);
+        assert_eq!(fate(std::slice::from_ref(&known)), Fate::Expired);
         let refreshed = Binding { expires_at: NOW.plus_seconds(99), ..known.clone() };
         assert_eq!(fate(std::slice::from_ref(&refreshed)), Fate::Refreshed(Box::new(refreshed.clone())));
         assert_eq!(fate(&[Binding { registrar: "them".to_owned(), ..refreshed }]), Fate::Gone);

@@ -241,6 +241,8 @@ pub enum Verdict {
 pub struct Grant {
     /// What the script is told of the subscriber.
     pub attributes: Attributes,
+    /// Bindings that the subscriber may have; 0 for the registrar's own limit.
+    pub max_contacts: u32,
     /// The proof, if it was asked for, that the server knows the password, too (`rspauth`).
     pub proof: Option<String>,
 }

@@ -241,6 +241,7 @@ impl Service {
         }
         Verdict::Accepted(Grant {
             attributes: attributes::values(&self.config.attributes, subscriber),
+            max_contacts: u32::try_from(subscriber.max_contacts).unwrap_or_default(),
             proof: request.wants_proof.then(|| proof(&request.credentials, ha1)),
         })
     }

@@ -1,9 +1,10 @@
 //! Bindings: saving and looking them up.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::lookup::{Filter, Selection, Target, Wanted, select};
-use domain::register::{Decision, Register, answer_headers, decide};
+use domain::register::{Decision, Policy, Register, answer_headers, decide};
 use domain::{Aor, Binding, Timestamp};
 use store::{Store, StoreError};
 use tokio::time::Instant;
@@ -99,6 +100,7 @@ impl Service {
         grant: Option<Grant>,
     ) -> Result<Outcome, StoreError> {
         let now = clock::wall();
+        let register = &*within_limit_of(register, grant.as_ref());
         let node = self.cluster.get().map_or(&self.config.node, |cluster| &cluster.node);
         let decision = match decide(existing, register, node, now) {
             Ok(decision) => decision,
@@ -189,6 +191,17 @@ impl Service {
                 Resolved::Temporary(self.cluster.get()?.gruu_key.as_ref()?.open(user, domain)?)
             }
         })
+    }
+}
+
+/// A subscriber's own number of bindings beats the registrar's.
+fn within_limit_of<'r>(register: &'r Register, grant: Option<&Grant>) -> Cow<'r, Register> {
+    match grant {
+        Some(grant) if grant.max_contacts > 0 => {
+            let policy = Policy { max_contacts: grant.max_contacts, ..register.policy.clone() };
+            Cow::Owned(Register { policy, ..register.clone() })
+        }
+        _ => Cow::Borrowed(register),
     }
 }
 
