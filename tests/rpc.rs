@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn start(site: &Site) -> Result<Kamailio> {
-    let config = site.script(SCRIPT);
+    let config = site.with_settings(SCRIPT, "modparam(\"cassandra\", \"regid_mode\", 1)")?;
     let socket = format!("tcp:{}:{CTL_PORT}", config.address);
     site.connected(config.env("CTL_SOCKET", socket))
 }

@@ -277,6 +277,22 @@ impl Message<'_> {
         bodies
     }
 
+    /// Gives all headers of one type another, and returns them.
+    pub(super) fn retype_headers(&mut self, from: sys::hdr_types_t, to: sys::hdr_types_t) -> Vec<*mut sys::hdr_field> {
+        let mut changed = Vec::new();
+        let mut next = self.get().headers;
+        // SAFETY: a list of valid headers that ends with null; the message is the interpreter's current one.
+        while let Some(header) = unsafe { next.as_mut() } {
+            let following = header.next;
+            if header.type_ == from {
+                header.type_ = to;
+                changed.push(next);
+            }
+            next = following;
+        }
+        changed
+    }
+
     /// What the Contact headers ask for.
     ///
     /// # Errors

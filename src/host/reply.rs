@@ -58,3 +58,15 @@ pub(crate) fn send(message: &mut Message<'_>, status: u16, reason: &str) -> bool
     // SAFETY: the reason lives through the call; the message is the interpreter's current one; main thread.
     unsafe { reply(message.raw(), i32::from(status), &mut reason) >= 0 }
 }
+
+/// The same for a REGISTER, whose answer has no Record-Route whatever the request had (RFC 3261 section 10.3); Kamailio copies
+/// them into every 2xx.
+pub(crate) fn send_without_routes(message: &mut Message<'_>, status: u16, reason: &str) -> bool {
+    let hidden = message.retype_headers(sys::HDR_RECORDROUTE_T, sys::HDR_OTHER_T);
+    let sent = send(message, status, reason);
+    for header in hidden {
+        // SAFETY: a header of the message, which is still there.
+        unsafe { (*header).type_ = sys::HDR_RECORDROUTE_T };
+    }
+    sent
+}

@@ -245,7 +245,7 @@ fn give(message: &mut Message<'_>, answer: Answer, answering: Answering) -> bool
 }
 
 fn send(message: &mut Message<'_>, answer: &Answer) -> bool {
-    add_headers(message, answer) && reply::send(message, answer.status, &answer.reason)
+    add_headers(message, answer) && reply::send_without_routes(message, answer.status, &answer.reason)
 }
 
 fn add_headers(message: &mut Message<'_>, answer: &Answer) -> bool {

@@ -26,7 +26,6 @@ pub(crate) const REMOTE: usize = 2;
 /// Of the stores of which a node keeps an answer back.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-
 /// The cluster.
 pub(crate) struct Site {
     pub(crate) runtime: Runtime,
