@@ -8,6 +8,7 @@ use bridge::Client;
 use bridge::protocol::{Continuation, Operation, Outcome, Ticket, Unavailable};
 use bridge::transport::Seqpacket;
 
+use crate::host::log::log_warning;
 use crate::host::message::Message;
 use crate::host::tm::{self, Suspended};
 use crate::host::{process, shared};
@@ -32,6 +33,13 @@ pub(crate) enum Way {
 /// Asks for `operation` and waits for the answer, as long as `call_timeout` says.
 pub(crate) fn call(operation: Operation) -> Outcome {
     with_client(|client, patience| client.call(operation, patience)).unwrap_or_else(Outcome::Unavailable)
+}
+
+/// Asks for `operation` and does not wait: whether it is done nobody is told.
+pub(crate) fn tell(operation: Operation) {
+    if let Err(reason) | Ok(Err(reason)) = with_client(|client, patience| client.tell(operation, patience)) {
+        log_warning!("tell", "something is left undone: {reason}");
+    }
 }
 
 /// What became of a request to suspend.

@@ -13,15 +13,28 @@ use domain::Aor;
 use domain::aor::AorError;
 use domain::lookup::Target;
 
+use crate::auth::not_suspended;
 use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
 use crate::host::command::{Args, ScriptCode};
 use crate::host::message::Message;
 use crate::lifecycle;
-use crate::outcome::{Apply, ask, ask_async, finish};
+use crate::outcome::{Apply, ask, ask_async, finish_with_status};
 
 /// What a function asks for, and what its answer does; or its code, when there is nothing to ask.
-type Prepared = Result<(Operation, Apply), ScriptCode>;
+type Prepared = Result<(Operation, Apply), Failed>;
+
+/// The code of a function that had nothing to ask, and the status with which it has answered the request; 0 for none.
+struct Failed {
+    code: ScriptCode,
+    status: u16,
+}
+
+impl From<ScriptCode> for Failed {
+    fn from(code: ScriptCode) -> Self {
+        Self { code, status: 0 }
+    }
+}
 
 /// How a function prepares: from the message and its arguments without the route.
 type Prepare = fn(&mut Message<'_>, &[String], Way) -> Prepared;
@@ -30,7 +43,7 @@ type Prepare = fn(&mut Message<'_>, &[String], Way) -> Prepared;
 fn run(message: &mut Message<'_>, args: &Args, prepare: Prepare) -> ScriptCode {
     match prepare(message, args.all(), Way::Plain) {
         Ok((operation, how)) => ask(message, operation, &how),
-        Err(result) => finish(result, None),
+        Err(Failed { code, status }) => finish_with_status(code, status),
     }
 }
 
@@ -38,7 +51,7 @@ fn run(message: &mut Message<'_>, args: &Args, prepare: Prepare) -> ScriptCode {
 fn run_async(message: &mut Message<'_>, args: &Args, prepare: Prepare) -> ScriptCode {
     match prepare(message, args.before_route(), Way::Async) {
         Ok((operation, how)) => ask_async(message, operation, &how, args.last()),
-        Err(result) => finish(crate::auth::not_suspended(result), None),
+        Err(Failed { code, status }) => finish_with_status(not_suspended(code), status),
     }
 }
 
@@ -80,14 +93,21 @@ fn rules() -> Option<&'static Registrar> {
     lifecycle::module().map(|module| &module.config.registrar)
 }
 
+/// An AoR as this registrar knows it.
+pub(crate) fn canonical(aor: Aor) -> Aor {
+    match rules() {
+        Some(rules) => rules.canonical(aor),
+        None => aor,
+    }
+}
+
 /// The AoR of a URI, as this registrar knows it.
 fn aor_of(uri: &str) -> Result<Aor, AorError> {
-    Aor::from_uri(uri).map(|aor| rules().map_or(aor.clone(), |rules| rules.canonical(aor)))
+    Aor::from_uri(uri).map(canonical)
 }
 
 /// Whom a URI names, as this registrar knows them.
 fn target_of(uri: &str) -> Result<Target, AorError> {
-    let canonical = |aor: Aor| rules().map_or(aor.clone(), |rules| rules.canonical(aor));
     Ok(match Target::of_uri(uri)? {
         Target::Aor(aor) => Target::Aor(canonical(aor)),
         Target::Instance(aor, instance) => Target::Instance(canonical(aor), instance),

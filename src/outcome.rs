@@ -105,7 +105,17 @@ pub(crate) fn ask_async(
     match bridge_client::submit(message, operation, continuation, context) {
         Submitted::Suspended => 0,
         Submitted::Over => finish(code::ERROR, None),
-        Submitted::Unavailable(reason) => finish(UNAVAILABLE, Some(reason)),
+        Submitted::Unavailable(reason) => {
+            undo(message, how);
+            finish(UNAVAILABLE, Some(reason))
+        }
+    }
+}
+
+/// Gives the message back what was taken from it to ask.
+fn undo(message: &mut Message<'_>, how: &Apply) {
+    if let Apply::LookupBranches { branches } = how {
+        lookup::keep_branches(message, branches);
     }
 }
 
@@ -178,7 +188,10 @@ pub(crate) fn apply_pending(message: &mut Message<'_>, _: &Args) -> ScriptCode {
 /// Applies an answer and returns the function's code.
 pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) -> ScriptCode {
     match (how, outcome) {
-        (_, Outcome::Unavailable(reason)) => finish(UNAVAILABLE, Some(reason)),
+        (how, Outcome::Unavailable(reason)) => {
+            undo(message, how);
+            finish(UNAVAILABLE, Some(reason))
+        }
         (
             Apply::Auth(authorization) | Apply::Save { auth: Some(authorization), .. },
             Outcome::Authenticated(verdict),
@@ -233,7 +246,7 @@ pub(crate) fn finish(result: ScriptCode, unavailable: Option<Unavailable>) -> Sc
 }
 
 /// Leaves the code, and the SIP status that it stands for (0 for none).
-fn finish_with_status(result: ScriptCode, status: u16) -> ScriptCode {
+pub(crate) fn finish_with_status(result: ScriptCode, status: u16) -> ScriptCode {
     variables::leave(Left { code: result, unavailable: None, status });
     result
 }

@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
+use std::fmt;
 
 use bridge::owned::Events;
 use bridge::protocol::{ContactEvent, EventKind, Operation};
 use domain::lookup::first_path_uri;
-use domain::{Aor, Binding, Which};
+use domain::{Aor, Binding, Timestamp, Which};
 
 use crate::host::event;
 use crate::host::keepalive::{Options, send_crlf, send_options};
@@ -51,7 +52,7 @@ pub(crate) fn keep_alive(aor: &Aor, binding: &Binding) {
         Some(next_hop) => {
             let (to, from) = (format!("sip:{aor}"), keepalive_from(aor));
             let headers = format!("Route: {}\r\n", binding.path);
-            let about = format!("{} {aor}", binding.ruid);
+            let about = About { ruid: &binding.ruid, registered_at: binding.registered_at, aor };
             send_options(&Options {
                 uri: &binding.contact,
                 to: &to,
@@ -59,7 +60,7 @@ pub(crate) fn keep_alive(aor: &Aor, binding: &Binding) {
                 headers: &headers,
                 next_hop,
                 socket: &binding.socket,
-                about: &about,
+                about: &about.to_string(),
             });
         }
         None => {
@@ -77,9 +78,33 @@ fn keepalive_from(aor: &Aor) -> String {
 }
 
 /// Takes note of the answer to an OPTIONS: a flow that failed is removed, and only that.
+///
+/// In any SIP worker, so nothing waits here.
 pub(crate) fn keepalive_answered(code: i32, about: &str) {
-    let Some((ruid, aor)) = about.split_once(' ') else { return };
-    if let (FLOW_FAILED, Ok(aor)) = (code, aor.parse::<Aor>()) {
-        bridge_client::call(Operation::Remove { aor, which: Which::Ruid(ruid.to_owned()) });
+    if let (FLOW_FAILED, Some((aor, which))) = (code, About::parse(about)) {
+        bridge_client::tell(Operation::Remove { aor, which });
+    }
+}
+
+/// The binding that an OPTIONS is about, as text that comes back with its answer.
+struct About<'a> {
+    ruid: &'a str,
+    registered_at: Timestamp,
+    aor: &'a Aor,
+}
+
+impl fmt::Display for About<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.ruid, self.registered_at.0, self.aor)
+    }
+}
+
+impl About<'_> {
+    /// The binding, unless it has been refreshed since.
+    fn parse(written: &str) -> Option<(Aor, Which)> {
+        let mut parts = written.splitn(3, ' ');
+        let (ruid, registered_at, aor) = (parts.next()?, parts.next()?, parts.next()?);
+        let registered_at = Timestamp(registered_at.parse().ok()?);
+        Some((aor.parse().ok()?, Which::AsOf(ruid.to_owned(), registered_at)))
     }
 }

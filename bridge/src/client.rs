@@ -42,6 +42,15 @@ impl<'m, L: Link> Client<'m, L> {
         self.send(operation, deadline, AnswerTo::Resume(ticket))
     }
 
+    /// Asks for `operation` and returns at once; its answer is dropped.
+    ///
+    /// # Errors
+    /// Why the request could not be queued.
+    pub fn tell(&mut self, operation: Operation, patience: Duration) -> Result<(), Unavailable> {
+        let deadline = Monotonic::now().after(patience);
+        self.send(operation, deadline, AnswerTo::Nobody)
+    }
+
     fn send(&mut self, operation: Operation, deadline: Monotonic, answer: AnswerTo) -> Result<(), Unavailable> {
         count(&self.metrics.requests);
         self.last_id += 1;

@@ -34,6 +34,8 @@ pub enum AnswerTo {
     Caller,
     /// Any resume worker, which continues the suspended transaction.
     Resume(Ticket),
+    /// Nobody.
+    Nobody,
 }
 
 /// A suspended transaction.

@@ -279,6 +279,7 @@ impl<B: Backend> Job<B> {
                 Err(error) => tracing::error!("an answer cannot be encoded: {error}"),
             },
             AnswerTo::Resume(ticket) => self.send_completion(ticket, outcome, slot),
+            AnswerTo::Nobody => drop(slot),
         }
         self.server.show_in_flight();
     }

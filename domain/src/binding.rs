@@ -81,6 +81,8 @@ pub enum Which {
     All,
     /// The one with this record-unique id.
     Ruid(String),
+    /// The one with this record-unique id, if it has not been refreshed since this time.
+    AsOf(String, Timestamp),
     /// Those with an equal Contact URI (RFC 3261 section 19.1.4).
     Contact(String),
 }
@@ -91,6 +93,7 @@ impl Which {
         match self {
             Self::All => true,
             Self::Ruid(ruid) => binding.ruid == *ruid,
+            Self::AsOf(ruid, at) => binding.ruid == *ruid && binding.registered_at <= *at,
             Self::Contact(uri) => same_contact(&binding.contact, uri),
         }
     }
@@ -207,6 +210,9 @@ pub(crate) mod tests {
         assert!(Which::All.fits(&binding));
         assert!(Which::Ruid("r1".to_owned()).fits(&binding));
         assert!(!Which::Ruid("r2".to_owned()).fits(&binding));
+        let refreshed = Binding { registered_at: Timestamp(5), ..binding.clone() };
+        assert!(Which::AsOf("r1".to_owned(), Timestamp(5)).fits(&refreshed));
+        assert!(!Which::AsOf("r1".to_owned(), Timestamp(4)).fits(&refreshed));
         assert!(Which::Contact("sip:%61@host:5060;transport=udp".to_owned()).fits(&binding));
         assert!(!Which::Contact("sip:a@host:5061;transport=udp".to_owned()).fits(&binding));
     }

@@ -401,8 +401,20 @@ pub(crate) fn quote(path: &Path, text: &str, most: usize) -> String {
     if tail.is_empty() {
         return format!("  ({} is empty)", path.display());
     }
-    let body: Vec<String> = tail.iter().map(|line| format!("  | {}", shorten(line))).collect();
-    format!("  last lines of {}:\n{}", path.display(), body.join("\n"))
+    let indented = |lines: &[&str]| -> String {
+        lines.iter().map(|line| format!("\n  | {}", shorten(line))).collect::<Vec<_>>().concat()
+    };
+    let complaints = complaints(&lines[..lines.len() - tail.len()]);
+    let before = if complaints.is_empty() { String::new() } else { format!("{}\n  | ...", indented(&complaints)) };
+    format!("  last lines of {}:{before}{}", path.display(), indented(tail))
+}
+
+/// The last lines that tell of an error: what follows may be nothing but the end.
+fn complaints<'l>(lines: &[&'l str]) -> Vec<&'l str> {
+    const MOST: usize = 5;
+    let telling: Vec<&str> =
+        lines.iter().filter(|line| line.contains("ERROR") || line.contains("Exception")).copied().collect();
+    telling[telling.len().saturating_sub(MOST)..].to_vec()
 }
 
 /// Some servers print their whole configuration in one line.

@@ -171,13 +171,15 @@ impl Registrar {
         let random = |range: Setting| socket::random_up_to(range.unsigned());
         let cut = |range| if exact_expiry { 0 } else { random(range) };
         let default_expires = Setting::DefaultExpires.unsigned();
+        let (min_expires, max_expires) = (Setting::MinExpires.unsigned(), Setting::MaxExpires.unsigned());
         let default_cut = u64::from(default_expires) * u64::from(cut(Setting::DefaultExpiresRange)) / 100;
         Policy {
             default_expires: default_expires - u32::try_from(default_cut).unwrap_or_default(),
             expires_cut: u8::try_from(cut(Setting::ExpiresRange)).unwrap_or_default(),
-            min_expires: Setting::MinExpires.unsigned(),
+            // Each can be changed while the server runs.
+            min_expires: if max_expires > 0 { min_expires.min(max_expires) } else { min_expires },
             min_expires_reject: self.min_expires_reject,
-            max_expires: Setting::MaxExpires.unsigned(),
+            max_expires,
             max_contacts: self.for_request("max_contacts").unwrap_or(Setting::MaxContacts.unsigned()),
             retry_after: Setting::RetryAfter.unsigned(),
             default_q: i16::try_from(Setting::DefaultQ.get()).unwrap_or(-1),

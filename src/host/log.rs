@@ -55,4 +55,7 @@ macro_rules! log_error {
 macro_rules! log_warning {
     ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Warning, $function, &format!($($arg)+)) };
 }
-pub(crate) use {log_error, log_warning};
+macro_rules! log_debug {
+    ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Debug, $function, &format!($($arg)+)) };
+}
+pub(crate) use {log_debug, log_error, log_warning};

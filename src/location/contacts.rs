@@ -16,7 +16,7 @@ use super::{Prepared, aor_of, argument, forms, parse_flags, rules, uri_or_target
 use crate::bridge_client::Way;
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
-use crate::host::log::log_error;
+use crate::host::log::{log_debug, log_error};
 use crate::host::message::Message;
 use crate::host::pv;
 use crate::host::xavp::{self, Value};
@@ -116,7 +116,7 @@ fn prepare_unregister(_: &mut Message<'_>, given: &[String], _: Way) -> Prepared
             "unregister",
             "the uri is empty: bindings are stored by their AoR, a record id alone does not find one"
         );
-        return Err(code::ERROR);
+        return Err(code::ERROR.into());
     }
     let which = if ruid.is_empty() { Which::All } else { Which::Ruid(ruid.to_owned()) };
     let one = which != Which::All;
@@ -138,8 +138,9 @@ fn prepare_lookup_xavp(_: &mut Message<'_>, given: &[String], _: Way) -> Prepare
 }
 
 fn aor(uri: &str) -> Result<Aor, ScriptCode> {
+    // Whatever a SIP peer writes must not fill the log.
     aor_of(uri).map_err(|error| {
-        log_error!("contacts", "{error}");
+        log_debug!("contacts", "{error}");
         code::ERROR
     })
 }

@@ -11,7 +11,7 @@ use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
-use crate::host::log::{log_error, log_warning};
+use crate::host::log::{log_debug, log_error, log_warning};
 use crate::host::message::{Branch, Destination, Message, max_branches};
 use crate::host::socket::is_own_host;
 use crate::host::xavp::{self, Value};
@@ -72,8 +72,9 @@ fn prepare(message: &Message<'_>, targets: Vec<Target>, how: Apply) -> Prepared 
 
 fn target(message: &Message<'_>, uri: &str) -> Result<Target, ScriptCode> {
     let uri = if uri.is_empty() { message.request_uri() } else { uri.to_owned() };
+    // Whatever a SIP peer writes must not fill the log.
     target_of(&uri).map_err(|error| {
-        log_error!("lookup", "{error}");
+        log_debug!("lookup", "{error}");
         UNUSABLE
     })
 }
@@ -133,6 +134,11 @@ pub(crate) fn apply_lookup_branches(message: &mut Message<'_>, branches: &[Branc
         }
     }
     if any { code::OK } else { result }
+}
+
+/// Gives a request back the branches that were to be looked up.
+pub(crate) fn keep_branches(message: &mut Message<'_>, branches: &[Branch]) {
+    branches.iter().for_each(|branch| keep_branch(message, &branch.binding));
 }
 
 /// Adds a branch as the script made it.

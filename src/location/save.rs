@@ -7,7 +7,7 @@ use bridge::protocol::{Operation, Registered};
 use domain::register::{Contacts, OptionTags, Register, Rejection, Saved};
 use serde::{Deserialize, Serialize};
 
-use super::{Prepared, aor_of, argument, forms, parse_flags, rules};
+use super::{Failed, Prepared, aor_of, argument, canonical, forms, parse_flags, rules};
 use crate::auth::{Authorization, credentials};
 use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
@@ -61,9 +61,16 @@ struct Answer {
     headers: Vec<(String, String)>,
 }
 
+/// What names a request: Call-ID and CSeq.
+type Request = (String, u32);
+
+fn request(message: &Message<'_>) -> Option<Request> {
+    Some((message.call_id().ok()?, message.cseq().ok()?))
+}
+
 thread_local! {
-    /// The answer that the last save of this process kept.
-    static KEPT: RefCell<Option<Answer>> = const { RefCell::new(None) };
+    /// The answer that the last save of this process kept, and the request that it is for.
+    static KEPT: RefCell<Option<(Request, Answer)>> = const { RefCell::new(None) };
 }
 
 forms! {
@@ -86,7 +93,8 @@ forms! {
 ///
 /// Codes: 1; -1 when there is none or it cannot be sent.
 pub(crate) fn send_kept_reply(message: &mut Message<'_>, _: &Args) -> ScriptCode {
-    let Some(answer) = KEPT.take() else {
+    let kept = KEPT.take().filter(|(of, _)| Some(of) == request(message).as_ref());
+    let Some((_, answer)) = kept else {
         log_error!("reg_send_reply", "there is no answer to send: call cassandra_save with flag 0x02 before");
         return finish(code::ERROR, None);
     };
@@ -115,7 +123,7 @@ fn prepare_save(message: &mut Message<'_>, given: &[String], _: Way) -> Prepared
 fn prepare_auth_save(message: &mut Message<'_>, given: &[String], way: Way) -> Prepared {
     let (auth, authorization) = credentials(message, argument(given, 0), Scheme::Www, "", way)?;
     let (register, answering) = prepare(message, argument(given, 1), "", REGISTER_REFUSED)?;
-    if register.aor.username() != auth.aor.username() {
+    if canonical(auth.aor.clone()) != register.aor {
         // Who it is comes first: a mismatch is told to those who have authenticated.
         return Ok((Operation::Authenticate(auth.into()), Apply::Auth(authorization.of_another())));
     }
@@ -129,22 +137,23 @@ fn prepare(
     flags: &str,
     uri: &str,
     refused: ScriptCode,
-) -> Result<(Register, Answering), ScriptCode> {
-    let Some(rules) = rules() else { return Err(code::ERROR) };
+) -> Result<(Register, Answering), Failed> {
+    let rules = rules().ok_or(code::ERROR)?;
     let flags = parse_flags(flags).map_err(|sentence| {
         log_error!("save", "{sentence}");
         code::ERROR
     })?;
     if message.method() != "REGISTER" {
         log_error!("save", "a {} is no REGISTER", message.method());
-        return Err(code::ERROR);
+        return Err(code::ERROR.into());
     }
     let answering = Answering::by_flags(flags);
     match copy_register(message, rules, uri, flags) {
         Ok(register) => Ok((register, answering)),
         Err(Malformed(reason)) => {
-            refuse(message, &Rejection::new(400, reason), answering);
-            Err(refused)
+            let rejection = Rejection::new(400, reason);
+            refuse(message, &rejection, answering);
+            Err(Failed { code: refused, status: rejection.status })
         }
     }
 }
@@ -238,7 +247,7 @@ fn give(message: &mut Message<'_>, answer: Answer, answering: Answering) -> bool
         Answering::Send => send(message, &answer),
         Answering::Prepare => add_headers(message, &answer),
         Answering::Keep => {
-            KEPT.set(Some(answer));
+            KEPT.set(request(message).map(|request| (request, answer)));
             true
         }
     }

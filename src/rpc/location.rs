@@ -13,6 +13,7 @@ use domain::{Aor, Binding, Timestamp, Which};
 use super::{ask, module, unexpected};
 use crate::host::process;
 use crate::host::rpc::{Call, Fault, Structure, Value};
+use crate::location::canonical;
 
 /// `cassandra.lookup AOR`: the current bindings, best first.
 pub(crate) fn lookup(call: &Call<'_>) -> Result<Structure, Fault> {
@@ -68,7 +69,8 @@ fn remove(aor: Aor, which: Which, none: impl FnOnce() -> Fault) -> Result<Struct
 }
 
 fn read_aor(call: &Call<'_>) -> Result<Aor, Fault> {
-    call.text("AOR")?.parse().map_err(|error: domain::aor::AorError| Fault::new(400, error.to_string()))
+    let aor = call.text("AOR")?.parse().map_err(|error: domain::aor::AorError| Fault::new(400, error.to_string()))?;
+    Ok(canonical(aor))
 }
 
 fn not_registered(aor: &Aor) -> Fault {
