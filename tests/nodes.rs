@@ -29,8 +29,12 @@ fn main() -> ExitCode {
     )
 }
 
+/// Patient, since three databases that have just started share two cores.
+const PATIENT: &str = "modparam(\"cassandra\", \"call_timeout\", 8000)
+modparam(\"cassandra\", \"request_timeout\", 4000)";
+
 fn node(site: &Site, name: &str) -> Result<Config> {
-    site.with_settings(SCRIPT, &format!("modparam(\"cassandra\", \"node_name\", \"{name}\")"))
+    site.with_settings(SCRIPT, &format!("{PATIENT}\nmodparam(\"cassandra\", \"node_name\", \"{name}\")"))
 }
 
 fn two_nodes(site: &Site) -> Result<(Kamailio, Kamailio)> {
