@@ -21,6 +21,7 @@ pub mod process;
 pub mod progress;
 pub mod relay;
 pub mod sipp;
+pub mod stock;
 pub mod suite;
 pub mod tls;
 pub mod wait;

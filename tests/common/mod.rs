@@ -45,7 +45,8 @@ pub fn suite_on(nodes: usize, users: &[&str], tests: &[(&'static str, Test)]) ->
 }
 
 impl Site {
-    fn start(nodes: usize, users: &[&str]) -> Result<Self> {
+    /// Starts this many Cassandra nodes and adds these subscribers.
+    pub fn start(nodes: usize, users: &[&str]) -> Result<Self> {
         Cassandra::install()?;
         let relay_address = net::loopback();
         let cassandra = Cassandra::start(Options { broadcast_rpc_address: Some(relay_address), ..Options::default() })?;
@@ -106,6 +107,11 @@ impl Site {
     /// The same with these settings before its routing.
     pub fn with_settings(&self, path: &str, settings: &str) -> Result<Config> {
         self.changed(path, "request_route {", &format!("{settings}\nrequest_route {{"))
+    }
+
+    /// Where Cassandra answers.
+    pub fn contact_point(&self) -> &str {
+        &self.contact_point
     }
 
     fn on_cassandra(&self, mut config: Config) -> Config {
