@@ -77,17 +77,6 @@ fn argument(given: &[String], index: usize) -> &str {
     given.get(index).map_or("", String::as_str)
 }
 
-/// A number as the stock functions take it: decimal, or hexadecimal with `0x`; `""` is 0.
-fn parse_flags(written: &str) -> Result<u32, String> {
-    let digits = written.trim();
-    let parsed = match digits.strip_prefix("0x") {
-        _ if digits.is_empty() => Ok(0),
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => digits.parse(),
-    };
-    parsed.map_err(|_| format!("the flags '{written}' are not a number"))
-}
-
 /// The registrar's parameters; there are none before the module has started.
 fn rules() -> Option<&'static Registrar> {
     lifecycle::module().map(|module| &module.config.registrar)

@@ -9,6 +9,7 @@ pub mod binding;
 pub mod digest;
 pub mod gruu;
 pub mod lookup;
+pub mod number;
 pub mod register;
 pub mod time;
 pub mod uri;

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
 
+use domain::number::{self, NumberError};
+
 use super::guard::guard;
 use super::message::Message;
 use super::{sys, text};
@@ -88,14 +90,9 @@ impl Args {
     /// The argument at `index` as a number; 0 when the call has fewer.
     ///
     /// # Errors
-    /// A sentence, when it is not a number.
-    pub(crate) fn number(&self, index: usize) -> Result<u32, String> {
-        match self.text(index) {
-            "" => Ok(0),
-            hex if hex.starts_with("0x") => u32::from_str_radix(&hex[2..], 16).map_err(|_| hex),
-            decimal => decimal.parse().map_err(|_| decimal),
-        }
-        .map_err(|wrong| format!("'{wrong}' is not a number"))
+    /// When it is not a number.
+    pub(crate) fn number(&self, index: usize) -> Result<u32, NumberError> {
+        number::parse(self.text(index))
     }
 }
 

@@ -12,7 +12,7 @@ use domain::{Aor, Binding, Timestamp, Which};
 use serde::{Deserialize, Serialize};
 
 use super::lookup::{NOT_REGISTERED, restore_attributes, show_record};
-use super::{Prepared, aor_of, argument, forms, parse_flags, rules, uri_or_target};
+use super::{Prepared, aor_of, argument, forms, rules, uri_or_target};
 use crate::bridge_client::Way;
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
@@ -91,7 +91,7 @@ fn prepare_registered(message: &mut Message<'_>, given: &[String], _: Way) -> Pr
     let rules = rules().ok_or(code::ERROR)?;
     let aor = aor(&uri_or_target(message, argument(given, 1)))?;
     let number = |index| {
-        parse_flags(argument(given, index)).map_err(|sentence| {
+        domain::number::parse(argument(given, index)).map_err(|sentence| {
             log_error!("registered", "{sentence}");
             code::ERROR
         })

@@ -4,10 +4,11 @@
 use std::cell::RefCell;
 
 use bridge::protocol::{Operation, Registered};
+use domain::number;
 use domain::register::{Contacts, OptionTags, Register, Rejection, Saved};
 use serde::{Deserialize, Serialize};
 
-use super::{Failed, Prepared, aor_of, argument, canonical, forms, parse_flags, rules};
+use super::{Failed, Prepared, aor_of, argument, canonical, forms, rules};
 use crate::auth::{Authorization, credentials};
 use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
@@ -139,8 +140,8 @@ fn prepare(
     refused: ScriptCode,
 ) -> Result<(Register, Answering), Failed> {
     let rules = rules().ok_or(code::ERROR)?;
-    let flags = parse_flags(flags).map_err(|sentence| {
-        log_error!("save", "{sentence}");
+    let flags = number::parse(flags).map_err(|sentence| {
+        log_error!("save", "the flags are wrong: {sentence}");
         code::ERROR
     })?;
     if message.method() != "REGISTER" {
