@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use crate::uri::escape;
+use crate::uri::{escape, escape_except};
 use crate::{Aor, Binding, Timestamp};
 
 /// How the user part of a temporary GRUU begins.
@@ -99,15 +99,7 @@ fn bare(instance: &str) -> &str {
 
 /// Escapes what a URI parameter cannot hold (RFC 3261 section 25.1, `paramchar`).
 fn escape_parameter(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.!~*'()[]/:&+$".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
+    escape_except(value, b"[]/:&+$")
 }
 
 fn id_of(binding: &Binding) -> [u8; ID_LENGTH] {

@@ -173,14 +173,19 @@ pub fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&plain).into_owned()
 }
 
-/// Escapes what would be read as a delimiter.
+/// Escapes all that has, or could have, a meaning in a URI, in a list of URIs or in a quoted string.
 pub(crate) fn escape(text: &str) -> String {
+    escape_except(text, b"+$/")
+}
+
+/// Escapes all but unreserved characters (RFC 3261 section 25.1) and `others`.
+pub(crate) fn escape_except(text: &str, others: &[u8]) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, '%' | '@' | ':' | ';' | '?' | '=' | '&' | ' ') || c.is_control() {
-            escaped.push_str(&format!("%{:02X}", u32::from(c)));
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) || others.contains(&byte) {
+            escaped.push(char::from(byte));
         } else {
-            escaped.push(c);
+            escaped.push_str(&format!("%{byte:02X}"));
         }
     }
     escaped
