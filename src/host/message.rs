@@ -262,7 +262,7 @@ impl Message<'_> {
         }
     }
 
-    /// The bodies of all headers of one type, in order.
+    /// The bodies of all headers of one type, in order, each on one line.
     pub(crate) fn headers(&self, kind: Header) -> Vec<String> {
         let mut bodies = Vec::new();
         let mut next = self.get().headers;
@@ -270,7 +270,8 @@ impl Message<'_> {
         while let Some(header) = unsafe { next.as_ref() } {
             if header.type_ == kind.raw() {
                 // SAFETY: a header's body is valid.
-                bodies.push(unsafe { text::owned(&header.body) }.trim().to_owned());
+                let body = unsafe { text::owned(&header.body) };
+                bodies.push(body.trim().replace(['\r', '\n'], " "));
             }
             next = header.next;
         }

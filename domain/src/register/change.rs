@@ -87,7 +87,8 @@ impl<'a> Change<'a> {
             return Err(Rejection::new(400, "Contact/received too long"));
         }
         let unfit = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
-        if contact.uri.is_empty() || contact.uri.contains(unfit) || contact.instance.contains(unfit) {
+        let texts = [&contact.uri, &contact.instance, &contact.received];
+        if contact.uri.is_empty() || texts.into_iter().any(|text| text.contains(unfit)) {
             return Err(Rejection::new(400, "Contact parse error"));
         }
         if self.register.policy.gruu && self.is_own_gruu(&contact.uri) {

@@ -119,7 +119,8 @@ fn check_path(register: &Register) -> Result<(), Rejection> {
         return Err(Rejection::new(420, "No support for found Path indicated").with_header("Unsupported", "path"));
     }
     let loose = |uri| SipUri::parse(uri).is_ok_and(|uri| uri.params.contains_key("lr"));
-    let well_formed = first_path_uri(&register.path).is_some() && path_uris(&register.path).all(loose);
+    let is_text = !register.path.contains(|c: char| c.is_control() && c != '\t');
+    let well_formed = is_text && first_path_uri(&register.path).is_some() && path_uris(&register.path).all(loose);
     if well_formed { Ok(()) } else { Err(Rejection::new(400, "Path parse error")) }
 }
 

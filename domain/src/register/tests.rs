@@ -437,6 +437,15 @@ fn a_contact_that_is_no_text_is_refused() {
 }
 
 #[test]
+fn what_would_end_a_header_of_the_answer_is_refused() {
+    let received = Contact { received: "sip:h\r\nX: y".into(), ..contact("sip:a@h") };
+    assert_eq!(refused(&[], &register(1, Contacts::List(vec![received]))).status, 400);
+    let supported = OptionTags { path: true, ..OptionTags::default() };
+    let path = Register { path: "<sip:lb;lr>\r\nX: y".into(), supported, ..adding(1, &["sip:a@h"]) };
+    assert_eq!(refused(&[], &path).status, 400);
+}
+
+#[test]
 fn a_contact_on_a_connection_names_the_node_that_holds_it() {
     let over = |socket: &str, path: &str| {
         let register = Register {
