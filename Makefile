@@ -7,7 +7,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:$(CURDIR)/target/tools/bin
 LAB := target/debug/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down bench check deps build clean
+.PHONY: help demo test up down bench check fuzz deps build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -36,11 +36,22 @@ lint:
 	vendor/fetch-headers
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --locked
 
 .PHONY: cargo-deny
 cargo-deny:
 	@echo "cargo-deny is missing: building it once, in target/tools; this takes some minutes"
 	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
+
+FUZZ_TARGETS := sip_uri path register_decision protocol
+FUZZ_SECONDS ?= 60
+
+fuzz: ## fuzz every parser for FUZZ_SECONDS each (60): needs a nightly Rust and cargo-fuzz, and says so
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo "fuzzing needs a nightly Rust and cargo-fuzz: run" \
+		"'rustup toolchain install nightly' and 'cargo install --locked cargo-fuzz'"; exit 1; }
+	for target in $(FUZZ_TARGETS); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 deps: ## install what is missing from Debian, or say what to install
 	@scripts/deps
