@@ -91,6 +91,9 @@ impl<'a> Change<'a> {
         if contact.uri.is_empty() || texts.into_iter().any(|text| text.contains(unfit)) {
             return Err(Rejection::new(400, "Contact parse error"));
         }
+        if is_broken_sip_uri(&contact.uri) {
+            return Err(Rejection::new(400, "Contact parse error"));
+        }
         if self.register.policy.gruu && self.is_own_gruu(&contact.uri) {
             return Err(Rejection::new(403, "A GRUU cannot be registered as its own contact"));
         }
@@ -258,6 +261,12 @@ fn received_of_path(path: &str) -> Option<String> {
     let uri = SipUri::parse(first_path_uri(path)?).ok()?;
     let received = unescape(uri.params.get("received")?);
     (!received.is_empty()).then_some(received)
+}
+
+/// A URI that says it is SIP and is not: no request could be sent to it. URIs of other schemes are kept as they are.
+fn is_broken_sip_uri(uri: &str) -> bool {
+    let scheme = uri.split(':').next().unwrap_or_default();
+    (scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips")) && SipUri::parse(uri).is_err()
 }
 
 /// TLS and WebSocket clients cannot be connected to.

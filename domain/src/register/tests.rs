@@ -437,6 +437,16 @@ fn a_contact_that_is_no_text_is_refused() {
 }
 
 #[test]
+fn a_contact_that_says_it_is_sip_must_be() {
+    for broken in ["sip:", "sip:@h", "SIPS:a@", "sip:a@[::1", "sip:a@h:99999"] {
+        assert_eq!(refused(&[], &adding(1, &[broken])).status, 400, "{broken}");
+    }
+    for other in ["tel:+1555", "mailto:a@h", "sip:a@[2001:db8::1]:5060"] {
+        assert_eq!(decided(&[], &adding(1, &[other])).saved, Saved::Inserted, "{other}");
+    }
+}
+
+#[test]
 fn what_would_end_a_header_of_the_answer_is_refused() {
     let received = Contact { received: "sip:h\r\nX: y".into(), ..contact("sip:a@h") };
     assert_eq!(refused(&[], &register(1, Contacts::List(vec![received]))).status, 400);
