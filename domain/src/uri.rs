@@ -58,11 +58,12 @@ impl SipUri {
 
     /// Whether two URIs are equal by RFC 3261 section 19.1.4.
     pub fn equivalent(&self, other: &Self) -> bool {
+        // What costs least comes first: a REGISTER may compare many.
         self.secure == other.secure
+            && self.port == other.port
+            && self.host == other.host
             && same_unescaped(self.user.as_deref(), other.user.as_deref())
             && same_unescaped(self.password.as_deref(), other.password.as_deref())
-            && self.host == other.host
-            && self.port == other.port
             && self.same_params(other)
             && self.same_headers(other)
     }
@@ -151,7 +152,7 @@ fn pairs(text: &str, separator: char) -> BTreeMap<String, String> {
 }
 
 fn same_unescaped(a: Option<&str>, b: Option<&str>) -> bool {
-    a.map(unescape) == b.map(unescape)
+    a == b || a.map(unescape) == b.map(unescape)
 }
 
 /// Replaces `%HH` by the byte it stands for; a broken escape stays as it is, bytes that are not UTF-8 become replacement

@@ -1,14 +1,26 @@
 //! The change that one REGISTER makes to its AoR's bindings (RFC 3261 section 10.3 steps 6 and 7).
 
+use std::cell::OnceCell;
+
 use super::extensions::Flows;
 use super::{Contact, Decision, Node, PathMode, Register, Rejection, Saved, current};
 use crate::lookup::{first_path_uri, is_current};
 use crate::uri::{SipUri, unescape};
 use crate::{Binding, BindingKey, BindingState, Timestamp};
 
+/// A contact of the REGISTER.
+struct Wanted<'c> {
+    key: BindingKey,
+    contact: &'c Contact,
+    /// Its URI, unless its instance names it.
+    uri: Option<SipUri>,
+}
+
 /// The change as it grows.
 pub(super) struct Change<'a> {
     existing: &'a [Binding],
+    /// The URIs of those that no instance names, read once, when they are wanted.
+    existing_uris: OnceCell<Vec<(SipUri, &'a BindingKey)>>,
     register: &'a Register,
     node: &'a Node,
     flows: Flows,
@@ -27,7 +39,18 @@ impl<'a> Change<'a> {
         flows: Flows,
         now: Timestamp,
     ) -> Self {
-        Self { existing, register, node, flows, now, writes: Vec::new(), inserted: 0, updated: 0, removed: 0 }
+        Self {
+            existing,
+            existing_uris: OnceCell::new(),
+            register,
+            node,
+            flows,
+            now,
+            writes: Vec::new(),
+            inserted: 0,
+            updated: 0,
+            removed: 0,
+        }
     }
 
     pub(super) fn decision(self) -> Decision {
@@ -61,20 +84,20 @@ impl<'a> Change<'a> {
 
     /// Adds, refreshes or removes each contact (step 7). Of two that are the same the last counts.
     pub(super) fn apply(&mut self, contacts: &[Contact]) -> Result<(), Rejection> {
-        let mut wanted: Vec<(BindingKey, &Contact)> = Vec::new();
+        let mut wanted: Vec<Wanted<'_>> = Vec::new();
         for contact in contacts {
             self.check_contact(contact)?;
-            let key = self.key_of(contact, &wanted);
-            wanted.retain(|(other, _)| *other != key);
-            wanted.push((key, contact));
+            let next = self.wanted(contact, &wanted);
+            wanted.retain(|other| other.key != next.key);
+            wanted.push(next);
         }
-        for (key, contact) in &wanted {
+        for Wanted { key, contact, .. } in &wanted {
             self.apply_one(key, contact)?;
         }
         if self.register.replace {
             let (existing, now) = (self.existing, self.now);
             for binding in existing.iter().filter(|binding| is_current(binding, now)) {
-                if wanted.iter().all(|(key, _)| *key != binding.key) {
+                if wanted.iter().all(|wanted| wanted.key != binding.key) {
                     self.remove(binding);
                 }
             }
@@ -109,17 +132,23 @@ impl<'a> Change<'a> {
         own && uri.host == aor.domain() && uri.params.contains_key("gr")
     }
 
-    /// The key of a contact: the one of the binding that it equals (section 19.1.4), if there is one, else its own.
-    fn key_of(&self, contact: &Contact, wanted: &[(BindingKey, &Contact)]) -> BindingKey {
+    /// A contact with its key: that of the binding, or of the contact before it, that it equals (section 19.1.4), else its own.
+    fn wanted<'c>(&self, contact: &'c Contact, before: &[Wanted<'_>]) -> Wanted<'c> {
         let key = BindingKey::for_contact(&contact.instance, self.flows.reg_id(contact), &contact.uri);
-        if !contact.instance.is_empty() || self.existing.iter().any(|binding| binding.key == key) {
-            return key;
-        }
-        let Ok(uri) = SipUri::parse(&contact.uri) else { return key };
-        let equal = |other: &str| SipUri::parse(other).is_ok_and(|other| other.equivalent(&uri));
-        let stored = self.existing.iter().find(|binding| binding.instance.is_empty() && equal(&binding.contact));
-        let earlier = wanted.iter().find(|(_, other)| other.instance.is_empty() && equal(&other.uri));
-        stored.map(|binding| &binding.key).or(earlier.map(|(key, _)| key)).cloned().unwrap_or(key)
+        let uri = if contact.instance.is_empty() { SipUri::parse(&contact.uri).ok() } else { None };
+        let key = match &uri {
+            Some(uri) if self.existing.iter().all(|binding| binding.key != key) => {
+                self.stored_equal(uri).or_else(|| equal_before(uri, before)).cloned().unwrap_or(key)
+            }
+            _ => key,
+        };
+        Wanted { key, contact, uri }
+    }
+
+    fn stored_equal(&self, uri: &SipUri) -> Option<&BindingKey> {
+        let unnamed = || self.existing.iter().filter(|binding| binding.instance.is_empty());
+        let read = || unnamed().filter_map(|binding| Some((SipUri::parse(&binding.contact).ok()?, &binding.key))).collect();
+        self.existing_uris.get_or_init(read).iter().find(|(stored, _)| stored.equivalent(uri)).map(|(_, key)| *key)
     }
 
     fn apply_one(&mut self, key: &BindingKey, contact: &Contact) -> Result<(), Rejection> {
@@ -261,6 +290,11 @@ fn received_of_path(path: &str) -> Option<String> {
     let uri = SipUri::parse(first_path_uri(path)?).ok()?;
     let received = unescape(uri.params.get("received")?);
     (!received.is_empty()).then_some(received)
+}
+
+fn equal_before<'w>(uri: &SipUri, before: &'w [Wanted<'_>]) -> Option<&'w BindingKey> {
+    let equals = |other: &&Wanted<'_>| other.uri.as_ref().is_some_and(|other| other.equivalent(uri));
+    before.iter().find(equals).map(|other| &other.key)
 }
 
 /// A URI that says it is SIP and is not: no request could be sent to it. URIs of other schemes are kept as they are.
