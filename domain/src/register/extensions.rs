@@ -15,7 +15,7 @@ pub struct OptionTags {
     pub outbound: bool,
     /// RFC 5627.
     pub gruu: bool,
-    /// All others, comma-joined as written.
+    /// All others, comma-joined; `_` stands for what no option tag can hold, since a refusal names them.
     pub others: String,
 }
 
@@ -31,13 +31,18 @@ impl OptionTags {
                 other if keep_others => {
                     let separator = if tags.others.is_empty() { "" } else { ", " };
                     tags.others.push_str(separator);
-                    tags.others.push_str(other);
+                    tags.others.extend(other.chars().map(|c| if is_token(c) { c } else { '_' }));
                 }
                 _ => {}
             }
         }
         tags
     }
+}
+
+/// RFC 3261 section 25.1, `token`.
+fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-.!%*_+`'~".contains(c)
 }
 
 /// Which contacts of a REGISTER name flows.
@@ -167,6 +172,7 @@ mod tests {
             OptionTags { path: true, gruu: true, outbound: false, others: "timer, 100rel".to_owned() }
         );
         assert_eq!(read(false).others, "");
+        assert_eq!(OptionTags::parse(["a\u{0}b, \"c\""], true).others, "a_b, _c_");
     }
 
     #[test]
