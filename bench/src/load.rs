@@ -8,7 +8,7 @@ use lab::sipp::{Report, Sipp};
 use lab::wait;
 use serde::Serialize;
 
-use crate::peers::{DOMAIN, Peer, Subscriber};
+use crate::peers::Peer;
 
 /// A run is sustained when every call succeeds, with no more than this share of messages sent again.
 const MOST_RETRANSMISSIONS: f64 = 0.002;
@@ -21,55 +21,46 @@ const GROWTH: f64 = 1.35;
 const REFINEMENTS: usize = 3;
 const CONFIRM_STEP: f64 = 0.93;
 
-/// One run of REGISTERs, each challenged and answered with credentials.
+/// One run of calls, of SIPp's scenario each: a challenged REGISTER, a refresh, a request that is looked up.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
-    /// REGISTERs a second asked for.
+    /// Calls a second asked for.
     pub(crate) offered: f64,
-    /// REGISTERs a second that were answered 200.
+    /// Calls a second that were answered 200.
     pub(crate) rate: f64,
-    /// REGISTERs that were not.
+    /// Calls that were not.
     pub(crate) failed: u64,
     /// Messages that SIPp sent again.
     pub(crate) retransmissions: u64,
     /// Whether the peer kept up.
     pub(crate) sustained: bool,
-    /// CPU milliseconds of a REGISTER, in all processes of Kamailio.
+    /// CPU milliseconds of a call, in all processes of Kamailio.
     pub(crate) kamailio_cpu_ms: f64,
     /// The part of it in the I/O process.
     pub(crate) io_process_cpu_ms: f64,
-    /// CPU milliseconds of a REGISTER in the database.
+    /// CPU milliseconds of a call in the database.
     pub(crate) database_cpu_ms: f64,
-    /// From the first REGISTER to the 200, in milliseconds.
+    /// From the first request to the 200, in milliseconds.
     pub(crate) p50_ms: f64,
     /// The same.
     pub(crate) p99_ms: f64,
 }
 
-/// `seconds` of load at `rate`.
-pub(crate) fn run(peer: &Peer, users: &[Subscriber], rate: f64, seconds: u64) -> Result<Sample> {
-    run_calls(peer, users, rate, (rate * seconds as f64).round() as u64)
+/// `seconds` of what the phones do, at `rate`.
+pub(crate) fn run(peer: &Peer, phones: &Sipp, rate: f64, seconds: u64) -> Result<Sample> {
+    run_calls(peer, phones, rate, (rate * seconds as f64).round() as u64)
 }
 
-/// `calls` REGISTERs at `rate`, the users in turn.
-pub(crate) fn run_calls(peer: &Peer, users: &[Subscriber], rate: f64, calls: u64) -> Result<Sample> {
+/// `calls` at `rate`, the phones in turn.
+pub(crate) fn run_calls(peer: &Peer, phones: &Sipp, rate: f64, calls: u64) -> Result<Sample> {
     settle(peer)?;
     let planned = calls as f64 / rate;
-    let rows = users.iter().map(|(user, domain, password)| (user.as_str(), domain.as_str(), password.as_str()));
+    let sipp = phones.clone().target(peer.address()).calls(calls).rate(rate);
     let before = peer.cpu();
-    let report = Sipp::new("register.xml")
-        .target(peer.address())
-        .auth_uri(DOMAIN)
-        // The same in each run, so that every subscriber has one binding.
-        .key("contact", "127.0.0.1:5060")
-        .users(rows)
-        .calls(calls)
-        .rate(rate)
-        .timeout(Duration::from_secs_f64(planned * 2.0 + 30.0))
-        .run()?;
+    let report = sipp.timeout(Duration::from_secs_f64(planned * 2.0 + 30.0)).run()?;
     let after = peer.cpu();
     if report.successful == 0 {
-        bail!("{}: no REGISTER succeeded: {:?}\n{}", peer.name(), report.check(), peer.log());
+        bail!("{}: no call succeeded: {:?}\n{}", peer.name(), report.check(), peer.log());
     }
     let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / report.successful as f64;
     Ok(Sample {
@@ -94,45 +85,54 @@ fn sustained(report: &Report, planned: f64) -> bool {
 
 /// The highest rate that a peer sustains for `confirm_seconds`: grows until it does not for `seconds`, halves the gap a few
 /// times, then steps down to what also holds in the longer run.
-pub(crate) fn highest_rate(
-    peer: &Peer,
-    users: &[Subscriber],
-    first: f64,
-    seconds: u64,
-    confirm_seconds: u64,
-) -> Result<f64> {
-    let rate = search(peer, users, first, seconds)?;
-    lowest_good(peer, users, rate, confirm_seconds, CONFIRM_STEP)
+pub(crate) fn highest_rate(peer: &Peer, phones: &Sipp, first: f64, seconds: u64, confirm_seconds: u64) -> Result<f64> {
+    let rate = search(peer, phones, first, seconds)?;
+    lowest_good(peer, phones, rate, confirm_seconds, CONFIRM_STEP)
 }
 
-fn search(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64) -> Result<f64> {
-    let mut good = lowest_good(peer, users, first, seconds, 0.5)?;
+fn search(peer: &Peer, phones: &Sipp, first: f64, seconds: u64) -> Result<f64> {
+    let mut good = lowest_good(peer, phones, first, seconds, 0.5)?;
     let mut bad = good * GROWTH;
-    while holds(peer, users, bad, seconds)? {
+    while holds(peer, phones, bad, seconds)? {
         good = bad;
         bad *= GROWTH;
     }
     for _ in 0..REFINEMENTS {
         let middle = (good + bad) / 2.0;
-        *(if holds(peer, users, middle, seconds)? { &mut good } else { &mut bad }) = middle;
+        *(if holds(peer, phones, middle, seconds)? { &mut good } else { &mut bad }) = middle;
     }
     Ok(good.floor())
 }
 
+/// The highest rate that all peers sustain for `seconds`, each with its own phones; searched for with the first peer.
+pub(crate) fn highest_rate_of_all(
+    peers: &[(&Peer, Sipp)],
+    first: f64,
+    seconds: u64,
+    confirm_seconds: u64,
+) -> Result<f64> {
+    let [(slowest, phones), others @ ..] = peers else { return Ok(first) };
+    let mut rate = highest_rate(slowest, phones, first, seconds, confirm_seconds)?;
+    for (peer, phones) in others {
+        rate = lowest_good(peer, phones, rate, confirm_seconds, CONFIRM_STEP)?;
+    }
+    Ok(rate)
+}
+
 /// `first`, or that many steps below it, each of which multiplies by `step`, as it needs to be sustained.
-fn lowest_good(peer: &Peer, users: &[Subscriber], first: f64, seconds: u64, step: f64) -> Result<f64> {
+fn lowest_good(peer: &Peer, phones: &Sipp, first: f64, seconds: u64, step: f64) -> Result<f64> {
     let mut rate = first;
-    while !holds(peer, users, rate, seconds)? {
+    while !holds(peer, phones, rate, seconds)? {
         rate = (rate * step).floor();
-        ensure!(rate >= 1.0, "{} does not sustain one REGISTER a second\n{}", peer.name(), peer.log());
+        ensure!(rate >= 1.0, "{} does not sustain one call a second\n{}", peer.name(), peer.log());
     }
     Ok(rate)
 }
 
 /// One failed try may be the machine's fault, so it is repeated.
-fn holds(peer: &Peer, users: &[Subscriber], rate: f64, seconds: u64) -> Result<bool> {
+fn holds(peer: &Peer, phones: &Sipp, rate: f64, seconds: u64) -> Result<bool> {
     for _ in 0..2 {
-        let sample = run(peer, users, rate, seconds)?;
+        let sample = run(peer, phones, rate, seconds)?;
         say(format!(
             "{rate:6.0}/s offered: {:6.0}/s, {} failed, {} sent again, {:.3} + {:.3} ms",
             sample.rate, sample.failed, sample.retransmissions, sample.kamailio_cpu_ms, sample.database_cpu_ms

@@ -1,4 +1,4 @@
-//! The systems that are measured: the stock peer on MariaDB, and this module, plain and async, on Cassandra.
+//! The systems that are measured: the stock peers on MariaDB, and this module, plain and async, on Cassandra.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -22,7 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// One Kamailio with the database that it uses.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    name: &'static str,
+    kind: Kind,
     kamailio: Kamailio,
     /// The process that talks to Cassandra; the stock peer's workers do that themselves.
     io_process: Option<u32>,
@@ -40,36 +40,76 @@ pub(crate) struct CpuUsed {
     pub(crate) database: u64,
 }
 
-impl Peer {
-    fn start(
-        name: &'static str,
-        cfg: &str,
-        database: u32,
-        define: (&str, &str),
-        memory: MemoryManager,
-    ) -> Result<Self> {
-        let path = workspace().root().join("bench/cfg").join(cfg);
-        let mut config = Config::new(path).define_str(define.0, define.1);
-        config.workers = WORKERS;
-        config.shm_mb = 256;
-        config.memory_manager = memory;
-        let kamailio = step(format!("Kamailio, {name}"), || Kamailio::start(config))?;
-        Ok(Self { name, kamailio, io_process: None, database })
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The stock modules; bindings are in the database alone (`db_mode` 3), so that any node can answer, as with us.
+    StockInDatabase,
+    /// The stock modules; bindings are in this node's memory alone (`db_mode` 0), credentials in the database.
+    StockInMemory,
+    /// This module's plain functions.
+    Plain,
+    /// This module's async functions.
+    Async,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::StockInDatabase => "stock auth_db + usrloc",
+            Self::StockInMemory => "stock, usrloc in memory",
+            Self::Plain => "cassandra, plain",
+            Self::Async => "cassandra, async",
+        }
     }
 
-    fn ours(name: &'static str, cfg: &str, cassandra: &Cassandra, memory: MemoryManager) -> Result<Self> {
-        let mut peer = Self::start(name, cfg, cassandra.pid(), ("CONTACT_POINTS", &cassandra.contact_point()), memory)?;
-        peer.io_process = Some(peer.kamailio.find_process("Cassandra I/O")?.pid);
-        wait::until("a Cassandra session", START_LIMIT, || {
-            let status = peer.kamailio.rpc("cassandra.status", serde_json::json!([]));
-            status.is_ok_and(|status| status["connected"] == 1)
-        })
-        .with_context(|| peer.kamailio.log())?;
+    /// Whether it is one that this module is compared with.
+    pub(crate) fn is_stock(self) -> bool {
+        matches!(self, Self::StockInDatabase | Self::StockInMemory)
+    }
+}
+
+impl Peer {
+    fn start(kind: Kind, setup: &Setup, databases: &Databases) -> Result<Self> {
+        let stock = |db_mode: u32| {
+            config("stock.cfg", setup).define_str("DB_URL", &databases.mariadb_url).define("DB_MODE", db_mode)
+        };
+        let ours = |cfg: &str| {
+            config(cfg, setup)
+                .define_str("CONTACT_POINTS", &databases.cassandra.contact_point())
+                .define("CREDENTIAL_CACHE_TTL", setup.credential_cache_ttl)
+        };
+        let config = match kind {
+            Kind::StockInDatabase => stock(3),
+            Kind::StockInMemory => stock(0),
+            Kind::Plain => ours("plain.cfg"),
+            Kind::Async => ours("async.cfg"),
+        };
+        let kamailio = step(format!("Kamailio, {}", kind.name()), || Kamailio::start(config))?;
+        let database = if kind.is_stock() { databases.mariadb.pid() } else { databases.cassandra.pid() };
+        let mut peer = Self { kind, kamailio, io_process: None, database };
+        if !kind.is_stock() {
+            peer.wait_for_the_session()?;
+        }
         Ok(peer)
     }
 
+    fn wait_for_the_session(&mut self) -> Result<()> {
+        self.io_process = Some(self.kamailio.find_process("Cassandra I/O")?.pid);
+        wait::until("a Cassandra session", START_LIMIT, || {
+            let status = self.kamailio.rpc("cassandra.status", serde_json::json!([]));
+            status.is_ok_and(|status| status["connected"] == 1)
+        })
+        .with_context(|| self.kamailio.log())
+        .map(drop)
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     pub(crate) fn name(&self) -> &'static str {
-        self.name
+        self.kind.name()
     }
 
     pub(crate) fn address(&self) -> SocketAddrV4 {
@@ -89,59 +129,85 @@ impl Peer {
     }
 }
 
+/// How the peers are set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// Subscribers.
+    pub(crate) users: usize,
+    /// Whether a relay stands before the databases, which makes their answers late.
+    pub(crate) distant: bool,
+    /// The same for all Kamailios.
+    pub(crate) memory: MemoryManager,
+    /// Seconds for which this module remembers credentials.
+    pub(crate) credential_cache_ttl: u32,
+}
+
 /// All peers, running, with the same subscribers. Dropping it stops everything.
 #[derive(Debug)]
 pub(crate) struct Peers {
     // In this order: Kamailio is stopped before its database.
-    stock: Peer,
-    plain: Peer,
-    asynchronous: Peer,
-    _mariadb: MariaDb,
-    _cassandra: Cassandra,
-    relays: Vec<DelayRelay>,
+    peers: Vec<Peer>,
+    databases: Databases,
     users: Vec<Subscriber>,
+}
+
+#[derive(Debug)]
+struct Databases {
+    mariadb: MariaDb,
+    mariadb_url: String,
+    cassandra: Cassandra,
+    relays: Vec<DelayRelay>,
 }
 
 /// User, domain, password.
 pub(crate) type Subscriber = (String, String, String);
 
 impl Peers {
-    /// Starts the databases, `distant` ones behind a relay, provisions `users` subscribers in both, starts the Kamailios.
-    pub(crate) fn start(users: usize, distant: bool, memory: MemoryManager) -> Result<Self> {
+    /// Starts the databases, provisions the subscribers in both, starts the Kamailios.
+    pub(crate) fn start(kinds: &[Kind], setup: &Setup) -> Result<Self> {
         let users: Vec<Subscriber> =
-            (0..users).map(|n| (format!("user{n}"), DOMAIN.to_owned(), format!("password{n}"))).collect();
-        Cassandra::install()?;
-        let mariadb = step("MariaDB with stock Kamailio's tables", || MariaDb::start(mariadb::Options::default()))?;
-        let (cassandra, cassandra_relay) = step("Cassandra", || start_cassandra(distant))?;
+            (0..setup.users).map(|n| (format!("user{n}"), DOMAIN.to_owned(), format!("password{n}"))).collect();
+        let databases = Databases::start(setup.distant)?;
         step(format!("{} subscribers in both", users.len()), || {
-            provision_mariadb(&mariadb, &users)?;
-            provision_cassandra(&cassandra, &users)
+            provision_mariadb(&databases.mariadb, &users)?;
+            provision_cassandra(&databases.cassandra, &users)
         })?;
-        let (url, mariadb_relay) = mariadb_url(&mariadb, distant)?;
-        Ok(Self {
-            stock: Peer::start("stock auth_db + usrloc", "stock.cfg", mariadb.pid(), ("DB_URL", &url), memory)?,
-            plain: Peer::ours("cassandra, plain", "plain.cfg", &cassandra, memory)?,
-            asynchronous: Peer::ours("cassandra, async", "async.cfg", &cassandra, memory)?,
-            _mariadb: mariadb,
-            _cassandra: cassandra,
-            relays: cassandra_relay.into_iter().chain(mariadb_relay).collect(),
-            users,
-        })
+        let peers = kinds.iter().map(|kind| Peer::start(*kind, setup, &databases)).collect::<Result<_>>()?;
+        Ok(Self { peers, databases, users })
     }
 
     /// How late every answer of the distant databases comes.
     pub(crate) fn set_delay(&self, delay: Duration) {
-        self.relays.iter().for_each(|relay| relay.set_delay(delay));
+        self.databases.relays.iter().for_each(|relay| relay.set_delay(delay));
     }
 
-    /// The stock peer first.
-    pub(crate) fn all(&self) -> [&Peer; 3] {
-        [&self.stock, &self.plain, &self.asynchronous]
+    /// In the order of their kinds.
+    pub(crate) fn all(&self) -> &[Peer] {
+        &self.peers
     }
 
     pub(crate) fn users(&self) -> &[Subscriber] {
         &self.users
     }
+}
+
+impl Databases {
+    fn start(distant: bool) -> Result<Self> {
+        Cassandra::install()?;
+        let mariadb = step("MariaDB with stock Kamailio's tables", || MariaDb::start(mariadb::Options::default()))?;
+        let (cassandra, cassandra_relay) = step("Cassandra", || start_cassandra(distant))?;
+        let (mariadb_url, mariadb_relay) = mariadb_url(&mariadb, distant)?;
+        let relays = cassandra_relay.into_iter().chain(mariadb_relay).collect();
+        Ok(Self { mariadb, mariadb_url, cassandra, relays })
+    }
+}
+
+fn config(cfg: &str, setup: &Setup) -> Config {
+    let mut config = Config::new(workspace().root().join("bench/cfg").join(cfg));
+    config.workers = WORKERS;
+    config.shm_mb = 256;
+    config.memory_manager = setup.memory;
+    config
 }
 
 /// A database that is not distant has no relay either: nothing but the database is measured.

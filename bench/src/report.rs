@@ -1,45 +1,94 @@
 //! The figures: a table on the screen, JSON in `target/bench/`.
 
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use lab::kamailio::MemoryManager;
+use lab::progress::say;
 use lab::workspace;
 use serde::Serialize;
 
 use crate::load::Sample;
-use crate::peers::{Peer, WORKERS};
+use crate::peers::{Kind, Peer, WORKERS};
 
-/// All peers, measured with the same distance to their databases.
+/// All peers, measured under the same load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
+    /// What the phones do.
+    pub(crate) operation: &'static str,
     /// Milliseconds added to every answer of the databases.
     pub(crate) delay_ms: u64,
-    /// REGISTERs a second at which the costs are compared: the stock peer's highest rate.
+    /// Calls a second at which the costs are compared.
     pub(crate) common_rate: f64,
+    /// How that rate was chosen.
+    pub(crate) common_rate_is: String,
     /// Kamailio's memory manager.
     pub(crate) memory_manager: MemoryManager,
     /// Length of a measured run.
     pub(crate) seconds: u64,
-    /// The stock peer first.
+    /// The stock peers first.
     pub(crate) peers: Vec<Measured>,
+}
+
+impl Comparison {
+    fn stock(&self) -> impl Iterator<Item = &Measured> {
+        self.peers.iter().filter(|peer| peer.kind.is_stock())
+    }
+
+    /// A figure, and in brackets its ratio to each stock peer's; a dash where that has none.
+    fn against(&self, peer: &Measured, digits: usize, figure: fn(&Measured) -> f64) -> String {
+        let ratio = |stock| match figure(peer) / figure(stock) {
+            ratio if ratio.is_finite() => format!("{ratio:.2}"),
+            _ => "-".to_owned(),
+        };
+        let ratios: Vec<_> = self.stock().map(ratio).collect();
+        format!("{:.digits$} ({})", figure(peer), ratios.join(", "))
+    }
+
+    fn has_highest_rates(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.at_highest_rate.is_empty())
+    }
+
+    fn row(&self, peer: &Measured) -> Vec<String> {
+        let mut row = vec![
+            peer.name.to_owned(),
+            self.against(peer, 3, Measured::kamailio_cpu_ms),
+            format!("{:.3}", peer.cost(|sample| sample.io_process_cpu_ms)),
+            self.against(peer, 3, Measured::database_cpu_ms),
+            format!("{:.1} / {:.1}", peer.cost(|sample| sample.p50_ms), peer.cost(|sample| sample.p99_ms)),
+        ];
+        if self.has_highest_rates() {
+            row.push(self.against(peer, 0, Measured::throughput));
+        }
+        row
+    }
 }
 
 /// One peer's samples.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
-    pub(crate) name: &'static str,
-    /// REGISTERs a second that it sustains.
-    pub(crate) highest_rate: f64,
+    #[serde(skip)]
+    kind: Kind,
+    name: &'static str,
+    /// Calls a second that it sustains, if that was looked for.
+    pub(crate) highest_rate: Option<f64>,
     pub(crate) at_common_rate: Vec<Sample>,
     pub(crate) at_highest_rate: Vec<Sample>,
 }
 
 impl Measured {
-    pub(crate) fn new(peer: &Peer, highest_rate: f64) -> Self {
-        Self { name: peer.name(), highest_rate, at_common_rate: Vec::new(), at_highest_rate: Vec::new() }
+    pub(crate) fn new(peer: &Peer, highest_rate: Option<f64>) -> Self {
+        let (kind, name) = (peer.kind(), peer.name());
+        Self { kind, name, highest_rate, at_common_rate: Vec::new(), at_highest_rate: Vec::new() }
+    }
+
+    fn kamailio_cpu_ms(&self) -> f64 {
+        self.cost(|sample| sample.kamailio_cpu_ms)
+    }
+
+    fn database_cpu_ms(&self) -> f64 {
+        self.cost(|sample| sample.database_cpu_ms)
     }
 
     fn cost(&self, figure: fn(&Sample) -> f64) -> f64 {
@@ -51,41 +100,59 @@ impl Measured {
     }
 }
 
-/// Prints medians, and in brackets their ratio to the stock peer's.
-pub(crate) fn show(comparison: &Comparison) {
-    let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header([
-        "",
-        "Kamailio CPU ms",
-        "of it I/O process",
-        "database CPU ms",
-        "p50 / p99 ms",
-        "highest rate/s",
-    ]);
-    let stock = &comparison.peers[0];
-    for peer in &comparison.peers {
-        let against = |ours: f64, theirs: f64, digits: usize| format!("{ours:.digits$} ({:.2})", ours / theirs);
-        let cost = |figure: fn(&Sample) -> f64| against(peer.cost(figure), stock.cost(figure), 3);
-        table.add_row([
-            peer.name.to_owned(),
-            cost(|sample| sample.kamailio_cpu_ms),
-            format!("{:.3}", peer.cost(|sample| sample.io_process_cpu_ms)),
-            cost(|sample| sample.database_cpu_ms),
-            format!("{:.1} / {:.1}", peer.cost(|sample| sample.p50_ms), peer.cost(|sample| sample.p99_ms)),
-            if peer.at_highest_rate.is_empty() {
-                "not measured".to_owned()
-            } else {
-                against(peer.throughput(), stock.throughput(), 0)
-            },
-        ]);
+/// What this module's cost in Kamailio may be of a stock peer's.
+#[derive(Debug, Serialize)]
+pub(crate) struct Target {
+    operation: &'static str,
+    name: &'static str,
+    stock: &'static str,
+    ratio: f64,
+    at_most: f64,
+}
+
+impl Comparison {
+    /// How our peers do against this stock peer.
+    pub(crate) fn targets(&self, stock: Kind, at_most: f64) -> Vec<Target> {
+        let Some(stock) = self.peers.iter().find(|peer| peer.kind == stock) else { return Vec::new() };
+        let ours = self.peers.iter().filter(|peer| !peer.kind.is_stock());
+        ours.map(|peer| Target {
+            operation: self.operation,
+            name: peer.name,
+            stock: stock.name,
+            ratio: peer.kamailio_cpu_ms() / stock.kamailio_cpu_ms(),
+            at_most,
+        })
+        .collect()
     }
+}
+
+/// Prints which targets are met.
+pub(crate) fn show_targets(targets: &[Target]) {
+    println!();
+    for Target { operation, name, stock, ratio, at_most } in targets {
+        let verdict = if ratio <= at_most { "met" } else { "missed" };
+        println!("{operation}, {name}: {ratio:.2} of the CPU of {stock}; at most {at_most}: {verdict}");
+    }
+}
+
+/// Prints medians, and in brackets their ratio to each stock peer's.
+pub(crate) fn show(comparison: &Comparison) {
+    let mut header = vec!["", "Kamailio CPU ms", "of it I/O process", "database CPU ms", "p50 / p99 ms"];
+    if comparison.has_highest_rates() {
+        header.push("highest rate/s");
+    }
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.add_rows(comparison.peers.iter().map(|peer| comparison.row(peer)));
     println!(
-        "\nchallenged REGISTER, {WORKERS} SIP workers, memory manager {}, {} ms added to every database answer; costs of one \
-         REGISTER at {:.0}/s, medians of {}; in brackets: to the stock peer's",
+        "\n{}, {WORKERS} SIP workers, memory manager {}, {} ms added to every database answer; costs of one at {:.0}/s ({}), \
+         medians of {}; in brackets: to each stock peer's",
+        comparison.operation,
         comparison.memory_manager.name(),
         comparison.delay_ms,
         comparison.common_rate,
-        stock.at_common_rate.len()
+        comparison.common_rate_is,
+        comparison.peers.first().map_or(0, |peer| peer.at_common_rate.len())
     );
     println!("{table}");
     for peer in &comparison.peers {
@@ -96,20 +163,22 @@ pub(crate) fn show(comparison: &Comparison) {
     }
 }
 
-/// Writes everything to `target/bench/register.json`.
-pub(crate) fn write(comparisons: &[Comparison]) -> Result<PathBuf> {
+/// Writes the figures of a benchmark to `target/bench/NAME.json`.
+pub(crate) fn write(name: &str, benchmark: &str, comparisons: &[Comparison], targets: &[Target]) -> Result<()> {
     let dir = workspace().target().join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let file = dir.join("register.json");
+    let file = dir.join(format!("{name}.json"));
     let json = serde_json::json!({
-        "benchmark": "challenged REGISTER",
+        "benchmark": benchmark,
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "sip_workers": WORKERS,
         "comparisons": comparisons,
+        "targets": targets,
     });
     fs::write(&file, serde_json::to_string_pretty(&json)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(file)
+    say(format!("all figures are in {}", file.display()));
+    Ok(())
 }
 
 fn median(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {

@@ -1,0 +1,86 @@
+//! The figures: CPU per re-REGISTER (credentials remembered, nonce still valid) and per lookup, for the stock peers with the
+//! bindings in the database and in memory, and for the plain and the async form of this module.
+
+use anyhow::Result;
+use lab::progress::{say, step};
+use lab::sipp::Sipp;
+
+use crate::peers::{Kind, Peer, Peers, Setup};
+use crate::report::{self, Comparison, Measured, Target};
+use crate::{Options, SEARCH_SECONDS, load, measure, phones, warm_up};
+
+/// The slowest first.
+const PEERS: [Kind; 4] = [Kind::StockInDatabase, Kind::StockInMemory, Kind::Plain, Kind::Async];
+
+/// Where the searches begin, in calls a second.
+const FIRST_RATE: f64 = 1200.0;
+/// The costs are compared at this share of the highest rate that all sustain: nobody has a queue there.
+const SHARE: f64 = 0.7;
+
+/// Longer than any run: what is measured is a refresh that finds its credentials remembered.
+const CREDENTIAL_CACHE_TTL: u32 = 86_400;
+
+/// What our CPU may be of the stock peers'.
+const MOST_OF_IN_DATABASE: f64 = 0.6;
+const MOST_OF_IN_MEMORY: f64 = 2.5;
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let setup = Setup {
+        users: options.users,
+        distant: false,
+        memory: options.memory_manager,
+        credential_cache_ttl: CREDENTIAL_CACHE_TTL,
+    };
+    let peers = Peers::start(&PEERS, &setup)?;
+    peers.all().iter().try_for_each(|peer| warm_up(peer, &peers))?;
+    let comparisons = [
+        compare(options, "re-REGISTER", &with(&peers, |peer| phones::refreshing(peer.address(), peers.users()))?)?,
+        compare(options, "lookup", &with(&peers, |_| Ok(phones::calling(peers.users())))?)?,
+    ];
+    let targets: Vec<Target> = comparisons.iter().flat_map(targets).collect();
+    comparisons.iter().for_each(report::show);
+    report::show_targets(&targets);
+    report::write("location", "re-REGISTER and lookup", &comparisons, &targets)
+}
+
+fn with<'p>(peers: &'p Peers, phones: impl Fn(&Peer) -> Result<Sipp>) -> Result<Vec<(&'p Peer, Sipp)>> {
+    peers.all().iter().map(|peer| Ok((peer, phones(peer)?))).collect()
+}
+
+/// Measures all peers in turn, at a rate that none has trouble with.
+fn compare(options: &Options, operation: &'static str, peers: &[(&Peer, Sipp)]) -> Result<Comparison> {
+    let (common_rate, common_rate_is) = common_rate(options, operation, peers)?;
+    let mut measured: Vec<_> = peers.iter().map(|(peer, _)| Measured::new(peer, None)).collect();
+    for round in 1..=options.rounds {
+        for ((peer, phones), measured) in peers.iter().zip(&mut measured) {
+            measured.at_common_rate.push(measure(options, peer, phones, round, common_rate)?);
+        }
+    }
+    Ok(Comparison {
+        operation,
+        delay_ms: 0,
+        common_rate,
+        common_rate_is,
+        memory_manager: options.memory_manager,
+        seconds: options.seconds,
+        peers: measured,
+    })
+}
+
+/// The rate, and how it was chosen.
+fn common_rate(options: &Options, operation: &str, peers: &[(&Peer, Sipp)]) -> Result<(f64, String)> {
+    if let Some(rate) = options.rate {
+        return Ok((rate, "as asked for".to_owned()));
+    }
+    let what = format!("{operation}: the highest rate that all peers sustain");
+    let highest = step(what, || load::highest_rate_of_all(peers, FIRST_RATE, SEARCH_SECONDS, options.seconds))?;
+    say(format!("all sustain {highest:.0} a second"));
+    Ok(((highest * SHARE).floor(), format!("{:.0} % of the {highest:.0}/s that all peers sustain", SHARE * 100.0)))
+}
+
+fn targets(comparison: &Comparison) -> Vec<Target> {
+    [(Kind::StockInDatabase, MOST_OF_IN_DATABASE), (Kind::StockInMemory, MOST_OF_IN_MEMORY)]
+        .into_iter()
+        .flat_map(|(stock, at_most)| comparison.targets(stock, at_most))
+        .collect()
+}
