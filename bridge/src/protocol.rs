@@ -14,6 +14,9 @@ use crate::guard::{Suspect, Suspicion};
 /// Longest message in bytes that a link carries; longer answers are paged.
 pub const MAX_MESSAGE: usize = 128 * 1024;
 
+/// Room for most messages in bytes, so that they need not be moved while they grow.
+const USUAL_MESSAGE: usize = 1024;
+
 /// One operation, asked for by a worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
@@ -307,7 +310,7 @@ pub enum Unavailable {
 /// # Errors
 /// When a value cannot be serialised; the types here always can.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_stdvec(message)
+    postcard::to_extend(message, Vec::with_capacity(USUAL_MESSAGE))
 }
 
 /// Decodes a message.
