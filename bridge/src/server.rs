@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -262,8 +263,9 @@ impl<B: Backend> Job<B> {
     async fn perform(&self, operation: Operation) -> Outcome {
         let timeout = Outcome::Unavailable(Unavailable::Timeout);
         let Some(remaining) = self.deadline.remaining() else { return timeout };
-        let performed = tokio::time::timeout(remaining, self.server.backend.perform(operation, self.deadline)).await;
-        performed.unwrap_or(timeout)
+        // Pinned here: the future of an operation is several kilobytes, which would move into that of the timeout otherwise.
+        let performing = pin!(self.server.backend.perform(operation, self.deadline));
+        tokio::time::timeout(remaining, performing).await.unwrap_or(timeout)
     }
 
     fn complete(mut self, outcome: Outcome) {
