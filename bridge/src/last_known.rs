@@ -37,6 +37,15 @@ impl LastKnown {
         }
     }
 
+    /// Remembers the rows of an AoR that were just read; mostly they are the ones that are remembered.
+    pub(crate) fn remember_read(&self, aor: &Aor, rows: &[Binding]) {
+        if let Some(cache) = &self.0
+            && cache.get(aor).is_none_or(|known| *known != *rows)
+        {
+            cache.insert(aor.clone(), rows.into());
+        }
+    }
+
     /// What was remembered last.
     pub(crate) fn get(&self, aor: &Aor) -> Option<Arc<[Binding]>> {
         self.0.as_ref()?.get(aor)
@@ -59,6 +68,10 @@ mod tests {
         known.remember(&aor("a"), || vec![binding("sip:old@h")]);
         known.remember(&aor("a"), || vec![binding("sip:new@h")]);
         assert_eq!(known.get(&aor("a")).expect("remembered")[0].contact, "sip:new@h");
+        known.remember_read(&aor("a"), &[]);
+        assert!(known.get(&aor("a")).expect("remembered").is_empty());
+        known.remember_read(&aor("b"), &[binding("sip:b@h")]);
+        assert_eq!(known.get(&aor("b")).expect("remembered").len(), 1);
     }
 
     #[test]
@@ -75,6 +88,7 @@ mod tests {
     fn nothing_is_remembered_without_room() {
         let known = LastKnown::new(0);
         known.remember(&aor("a"), || panic!("asked for rows"));
+        known.remember_read(&aor("a"), &[binding("sip:a@h")]);
         assert!(known.get(&aor("a")).is_none());
     }
 }

@@ -147,7 +147,7 @@ impl Service {
             let lookup = match self.resolve(target) {
                 Some(resolved) => {
                     let bindings = store.bindings(resolved.aor()).await?;
-                    self.last_known.remember(resolved.aor(), || bindings.clone());
+                    self.last_known.remember_read(resolved.aor(), &bindings);
                     resolved.select(bindings, filter)
                 }
                 None => Lookup::UnknownGruu,
