@@ -79,7 +79,7 @@ impl Target {
     }
 
     /// All processes live, none has panicked, it answers, and its log has not been flooded.
-    fn is_unharmed(self) -> Result<()> {
+    fn ensure_unharmed(self) -> Result<()> {
         let Self { kamailio, processes, messages } = self;
         let log = || format!("Kamailio's log:\n{}", kamailio.log());
         ensure!(sorted(kamailio.pids()) == processes, "processes have died or are new; {}", log());
@@ -129,7 +129,7 @@ fn malformed_contacts(site: &Site) -> Result<()> {
         }
     }
     ensure!(stored(site)?.is_empty(), "something was stored");
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 fn odd_contacts(site: &Site) -> Result<()> {
@@ -164,7 +164,7 @@ fn odd_contacts(site: &Site) -> Result<()> {
             target.unregister_all()?;
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 fn hundreds_of_contacts(site: &Site) -> Result<()> {
@@ -188,7 +188,7 @@ fn hundreds_of_contacts(site: &Site) -> Result<()> {
             target.unregister_all()?;
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 fn escaped_line_breaks(site: &Site) -> Result<()> {
@@ -222,7 +222,7 @@ fn escaped_line_breaks(site: &Site) -> Result<()> {
             target.unregister_all()?;
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 /// A REGISTER in which one line is replaced by others.
@@ -284,7 +284,7 @@ fn malformed_headers(site: &Site) -> Result<()> {
             target.unregister_all()?;
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 fn no_text(site: &Site) -> Result<()> {
@@ -313,7 +313,7 @@ fn no_text(site: &Site) -> Result<()> {
             target.unregister_all()?;
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 /// The message with these bytes in the place of the mark.
@@ -342,7 +342,7 @@ fn nobody(site: &Site) -> Result<()> {
             ensure!(matches!(status(&answer), None | Some(400 | 404)), "{to} ({form}):\n{answer}");
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 fn hostile_targets(site: &Site) -> Result<()> {
@@ -379,7 +379,7 @@ fn hostile_targets(site: &Site) -> Result<()> {
             }
         }
     }
-    target.is_unharmed()
+    target.ensure_unharmed()
 }
 
 fn malformed_credentials(site: &Site) -> Result<()> {
@@ -413,7 +413,7 @@ fn malformed_credentials(site: &Site) -> Result<()> {
                 ensure!(matches!(status(&answer), Some(400 | 401 | 403)), "{script}, {shown}:\n{answer}");
             }
         }
-        target.is_unharmed().with_context(|| script)?;
+        target.ensure_unharmed().with_context(|| script)?;
     }
     ensure!(stored(site)?.is_empty(), "something was stored");
     Ok(())

@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report::write("location", "re-REGISTER and lookup", &comparisons, &targets)
 }
 
-fn with<'p>(peers: &'p Peers, phones: impl Fn(&Peer) -> Result<Sipp>) -> Result<Vec<(&'p Peer, Sipp)>> {
+fn with(peers: &Peers, phones: impl Fn(&Peer) -> Result<Sipp>) -> Result<Vec<(&Peer, Sipp)>> {
     peers.all().iter().map(|peer| Ok((peer, phones(peer)?))).collect()
 }
 

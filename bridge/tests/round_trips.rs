@@ -13,12 +13,13 @@ use anyhow::{Result, ensure};
 use bridge::Metrics;
 use bridge::clock::Monotonic;
 use bridge::credentials::CacheConfig;
+use bridge::guard::GuardConfig;
 use bridge::owned::OwnedConfig;
 use bridge::protocol::{AuthRequest, Lookup, Operation, Outcome};
 use bridge::server::Backend;
 use bridge::service::{Service, ServiceConfig};
 use domain::Aor;
-use domain::digest::{Algorithm, Credentials, Ha1};
+use domain::digest::{Algorithm, Credentials, Form, Ha1};
 use domain::lookup::{Filter, Target};
 use domain::register::{Contact, Contacts, Node, OptionTags, OutboundMode, PathMode, Policy, Register, Saved};
 use lab::cassandra::{Cassandra, Options};
@@ -117,7 +118,13 @@ async fn connected_service(node: &Cassandra) -> Result<Arc<Service>> {
         max_expires: 3600,
         owned: OwnedConfig::default(),
         stale_bindings: 0,
-        credential_cache: CacheConfig { entries: 100, lifetime: Duration::from_secs(3600) },
+        credential_cache: CacheConfig {
+            entries: 100,
+            lifetime: Duration::from_secs(3600),
+            negative_lifetime: Duration::from_secs(3600),
+        },
+        guard: GuardConfig { per_source: 0, per_aor: 0, interval: PATIENCE },
+        attributes: Vec::new(),
         breaker_threshold: 10,
         retry_interval: Duration::from_secs(1),
     };
@@ -185,7 +192,16 @@ fn auth_request(user: &str) -> AuthRequest {
         nc: String::new(),
         cnonce: String::new(),
     };
-    AuthRequest { aor: aor(user), credentials, method: "REGISTER".to_owned() }
+    AuthRequest {
+        aor: aor(user),
+        form: Form::User,
+        credentials,
+        stale: false,
+        method: "REGISTER".to_owned(),
+        source: String::new(),
+        may_wait: true,
+        wants_proof: false,
+    }
 }
 
 fn register(user: &str, cseq: u32) -> Register {

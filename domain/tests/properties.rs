@@ -129,7 +129,8 @@ prop_compose! {
 }
 
 fn tags() -> impl Strategy<Value = OptionTags> {
-    let tag = prop_oneof![3 => select(vec!["path", "outbound", "gruu", "timer"]).prop_map(str::to_owned), 1 => tricky()];
+    let tag =
+        prop_oneof![3 => select(vec!["path", "outbound", "gruu", "timer"]).prop_map(str::to_owned), 1 => tricky()];
     vec(tag, 0..4).prop_map(|tags| OptionTags::parse(tags.iter().map(String::as_str), true))
 }
 

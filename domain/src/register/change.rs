@@ -147,7 +147,8 @@ impl<'a> Change<'a> {
 
     fn stored_equal(&self, uri: &SipUri) -> Option<&BindingKey> {
         let unnamed = || self.existing.iter().filter(|binding| binding.instance.is_empty());
-        let read = || unnamed().filter_map(|binding| Some((SipUri::parse(&binding.contact).ok()?, &binding.key))).collect();
+        let read =
+            || unnamed().filter_map(|binding| Some((SipUri::parse(&binding.contact).ok()?, &binding.key))).collect();
         self.existing_uris.get_or_init(read).iter().find(|(stored, _)| stored.equivalent(uri)).map(|(_, key)| *key)
     }
 
