@@ -43,7 +43,7 @@ cargo-deny:
 	@echo "cargo-deny is missing: building it once, in target/tools; this takes some minutes"
 	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
 
-FUZZ_TARGETS := sip_uri path register_decision protocol
+FUZZ_TARGETS := sip_uri path authorization register_decision protocol
 FUZZ_SECONDS ?= 60
 
 fuzz: ## fuzz every parser for FUZZ_SECONDS each (60): needs a nightly Rust and cargo-fuzz, and says so

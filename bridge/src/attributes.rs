@@ -89,6 +89,16 @@ mod tests {
         assert_eq!(parse(""), Ok(Vec::new()));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_list_is_read_or_a_part_of_it_is_named(list in "([$a-c()=; \\t]|avp|=>|\\PC){0,12}") {
+            match parse(&list) {
+                Ok(entries) => assert!(entries.iter().all(|(variable, _)| variable.starts_with('$'))),
+                Err(part) => assert!(list.contains(&part), "{part:?}"),
+            }
+        }
+    }
+
     #[test]
     fn the_part_that_is_not_understood_is_named() {
         for (list, part) in [

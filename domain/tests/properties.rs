@@ -198,6 +198,27 @@ fn bindings() -> impl Strategy<Value = Vec<Binding>> {
     })
 }
 
+/// Digest credentials, of which any byte may be another.
+fn credentials() -> impl Strategy<Value = Vec<u8>> {
+    let value = || prop_oneof![tricky(), Just("\\\"\\\\".to_owned()), "[a-z0-9]{1,8}"];
+    let names = ["username", "realm", "nonce", "uri", "response", "cnonce", "algorithm", "unknown"];
+    let quoted = move |values: Vec<String>| {
+        let field = |(name, value): (&str, &String)| format!("{name}=\"{value}\"");
+        let fields: Vec<String> = names.into_iter().zip(&values).map(field).collect();
+        format!("Digest {}, qop=auth, nc=00000001", fields.join(", ")).into_bytes()
+    };
+    let read = vec("[a-z0-9]{1,8}", 6).prop_map(quoted);
+    let others = vec(value(), 8).prop_map(quoted);
+    let damage = |(mut body, at, byte): (Vec<u8>, prop::sample::Index, Option<u8>)| {
+        if let Some(byte) = byte {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        body
+    };
+    (prop_oneof![read, others], any::<prop::sample::Index>(), option::of(any::<u8>())).prop_map(damage)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -280,6 +301,11 @@ proptest! {
         if let Ok(uri) = SipUri::parse(&format!("sip:{escaped}@h")) {
             prop_assert_eq!(unescape(&uri.user.unwrap_or_default()), text);
         }
+    }
+
+    #[test]
+    fn any_bytes_are_credentials_that_are_read_the_same_again_or_refused(body in prop_oneof![credentials(), tricky().prop_map(String::into_bytes)]) {
+        promises::authorization(&body);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What every parser and rule promises for any input at all: for the property tests, and for the fuzzers.
 #![allow(unreachable_pub, dead_code, reason = "each user takes a part")]
 
+use domain::digest::{Authorization, Credentials, Qop};
 use domain::lookup::{Target, first_path_uri, is_current, path_after_first, path_uris};
 use domain::register::{Contacts, Decision, Node, Register, answer_headers, decide};
 use domain::uri::SipUri;
@@ -32,6 +33,45 @@ pub fn path(text: &str) {
         assert!(shorter.len() < rest.len());
         rest = shorter;
     }
+}
+
+/// Bytes that may be digest credentials: what is read holds nothing that could end a log line, and written down again it is
+/// read the same.
+pub fn authorization(body: &[u8]) {
+    let Ok(Authorization::Digest(credentials)) = Authorization::parse(body) else { return };
+    let Credentials { username, realm, nonce, uri, response, nc, cnonce, .. } = &*credentials;
+    for value in [username, realm, nonce, uri, response] {
+        assert!(!value.is_empty());
+    }
+    for value in [username, realm, nonce, uri, response, nc, cnonce] {
+        assert!(!value.contains(|c: char| c.is_control() && c != '\t'), "{value:?}");
+    }
+    let written = written(&credentials);
+    // Escapes may make it longer than a header may be.
+    if written.len() <= body.len() {
+        assert_eq!(Authorization::parse(written.as_bytes()), Ok(Authorization::Digest(credentials)), "{written}");
+    }
+}
+
+fn written(credentials: &Credentials) -> String {
+    let quoted = |value: &str| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
+    let Credentials { username, realm, nonce, uri, response, algorithm, qop, nc, cnonce } = credentials;
+    let mut fields = vec![
+        format!("username={}", quoted(username)),
+        format!("realm={}", quoted(realm)),
+        format!("nonce={}", quoted(nonce)),
+        format!("uri={}", quoted(uri)),
+        format!("response={}", quoted(response)),
+        format!("algorithm={}", algorithm.name()),
+        format!("nc={}", quoted(nc)),
+        format!("cnonce={}", quoted(cnonce)),
+    ];
+    match qop {
+        Some(Qop::Auth) => fields.push("qop=auth".to_owned()),
+        Some(Qop::AuthInt) => fields.push("qop=auth-int".to_owned()),
+        None => {}
+    }
+    format!("Digest {}", fields.join(","))
 }
 
 /// A REGISTER over the bindings of its AoR.
