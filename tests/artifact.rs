@@ -25,7 +25,7 @@ fn names(args: &[&str]) -> BTreeSet<String> {
 #[test]
 fn it_exports_only_what_the_loader_looks_for() {
     let exported = names(&["-D", "--defined-only"]);
-    assert_eq!(exported, ["exports", "module_flags", "module_version"].map(str::to_owned).into());
+    assert_eq!(exported, ["exports", "mod_register", "module_flags", "module_version"].map(str::to_owned).into());
 }
 
 #[test]
