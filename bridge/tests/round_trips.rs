@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             ("a_cold_register_with_credentials_reads_both_at_once_then_writes", cold),
             ("a_warm_register_with_credentials_reads_the_bindings_then_writes", warm),
             ("a_lookup_is_one_read", lookup),
+            ("a_lookup_of_several_targets_is_one_step", lookup_of_several),
         ],
     )
 }
@@ -292,5 +293,13 @@ fn lookup(site: &Site) -> Result<()> {
     let found = matches!(&outcome, Outcome::Found(found) if matches!(&found[..], [Lookup::Bindings(_)]));
     ensure!(found, "{outcome:?}");
     ensure!(steps == [1], "the statements of each step: {steps:?}");
+    Ok(())
+}
+
+fn lookup_of_several(site: &Site) -> Result<()> {
+    let targets = ["erin", "erin-at-home", "erin-abroad"].map(|user| Target::Aor(aor(user)));
+    let (outcome, steps) = site.steps_of("erin", Operation::Lookup(targets.to_vec(), Filter::default()))?;
+    ensure!(matches!(&outcome, Outcome::Found(found) if found.len() == 3), "{outcome:?}");
+    ensure!(steps == [3], "the statements of each step: {steps:?}");
     Ok(())
 }

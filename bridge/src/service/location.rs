@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use domain::lookup::{Filter, Selection, Target, Wanted, select};
 use domain::register::{Decision, Policy, Register, answer_headers, decide};
 use domain::{Aor, Binding, Timestamp};
+use futures::future::try_join_all;
 use store::{Store, StoreError};
 use tokio::time::Instant;
 
@@ -136,27 +137,31 @@ impl Service {
         self.last_known.remember(aor, || kept.chain(writes).cloned().collect());
     }
 
+    /// Looks up all targets at once: as many steps for several as for one.
     pub(super) async fn lookup(
         &self,
         store: &Store,
         targets: &[Target],
         filter: &Filter,
     ) -> Result<Vec<Lookup>, StoreError> {
-        let mut found = Vec::with_capacity(targets.len());
-        for target in targets {
-            let lookup = match self.resolve(target) {
-                Some(resolved) => {
-                    let bindings = store.bindings(resolved.aor()).await?;
-                    self.last_known.remember_read(resolved.aor(), &bindings);
-                    resolved.select(bindings, filter)
-                }
-                None => Lookup::UnknownGruu,
-            };
-            let hit = matches!(lookup, Lookup::Bindings(_));
-            count(if hit { &self.metrics.lookups_found } else { &self.metrics.lookups_missed });
-            found.push(lookup);
+        match targets {
+            [target] => Ok(vec![self.lookup_one(store, target, filter).await?]),
+            targets => try_join_all(targets.iter().map(|target| self.lookup_one(store, target, filter))).await,
         }
-        Ok(found)
+    }
+
+    async fn lookup_one(&self, store: &Store, target: &Target, filter: &Filter) -> Result<Lookup, StoreError> {
+        let lookup = match self.resolve(target) {
+            Some(resolved) => {
+                let bindings = store.bindings(resolved.aor()).await?;
+                self.last_known.remember_read(resolved.aor(), &bindings);
+                resolved.select(bindings, filter)
+            }
+            None => Lookup::UnknownGruu,
+        };
+        let hit = matches!(lookup, Lookup::Bindings(_));
+        count(if hit { &self.metrics.lookups_found } else { &self.metrics.lookups_missed });
+        Ok(lookup)
     }
 
     /// A lookup's answer from what this node has read or written itself, while Cassandra has none: only if it knows usable
