@@ -36,7 +36,7 @@ lint:
 	vendor/fetch-headers
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --locked
+	cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
 
 .PHONY: cargo-deny
 cargo-deny:
