@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, headers, response, status};
+use common::sip::{Agent, headers, register, response, status};
 use common::{DOMAIN, Site};
 use lab::kamailio::{Config, Kamailio};
 
@@ -39,12 +39,6 @@ fn node(site: &Site, name: &str) -> Result<Config> {
 
 fn two_nodes(site: &Site) -> Result<(Kamailio, Kamailio)> {
     Ok((site.connected(node(site, "one")?)?, site.connected(node(site, "two")?)?))
-}
-
-fn register(agent: &mut Agent, user: &str, lines: &[&str]) -> Result<String> {
-    let answer = agent.ask(&agent.register(user, lines))?;
-    ensure!(status(&answer) == Some(200), "{lines:?}:\n{answer}");
-    Ok(answer)
 }
 
 /// Sends a MESSAGE for `user` to a node; the phone answers it.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, headers, response, status};
+use common::sip::{Agent, headers, register, response, status};
 use common::{DOMAIN, Site};
 use lab::kamailio::Kamailio;
 
@@ -45,18 +45,10 @@ fn main() -> ExitCode {
 }
 
 fn start(site: &Site, settings: &str) -> Result<(Kamailio, Agent)> {
-    let kamailio = site.connected(site.with_settings(SCRIPT, settings)?)?;
-    let agent = Agent::udp(&kamailio)?;
-    Ok((kamailio, agent))
+    site.with_agent(SCRIPT, settings)
 }
 
 const FORMS: [&str; 2] = ["X-Form: plain", "X-Form: async"];
-
-fn register(agent: &mut Agent, user: &str, lines: &[&str]) -> Result<String> {
-    let answer = agent.ask(&agent.register(user, lines))?;
-    ensure!(status(&answer) == Some(200), "{lines:?}:\n{answer}");
-    Ok(answer)
-}
 
 /// In both forms the REGISTER is refused with this status, and nothing is stored.
 fn refused(site: &Site, agent: &mut Agent, user: &str, lines: &[&str], expected: u16) -> Result<String> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use common::sip::{Agent, headers, response, status};
+use common::sip::{Agent, headers, register, response, status};
 use common::{DOMAIN, Site, statistic, until_connected};
 use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};
@@ -34,15 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn start(site: &Site, settings: &str) -> Result<(Kamailio, Agent)> {
-    let kamailio = site.connected(site.with_settings(SCRIPT, settings)?)?;
-    let agent = Agent::udp(&kamailio)?;
-    Ok((kamailio, agent))
-}
-
-fn register(agent: &mut Agent, user: &str, lines: &[&str]) -> Result<String> {
-    let answer = agent.ask(&agent.register(user, lines))?;
-    ensure!(status(&answer) == Some(200), "{lines:?}:\n{answer}");
-    Ok(answer)
+    site.with_agent(SCRIPT, settings)
 }
 
 /// How often the script was told this.

@@ -136,6 +136,13 @@ impl Site {
         Ok(kamailio)
     }
 
+    /// A connected node by this script with these settings, and a phone that talks to it.
+    pub fn with_agent(&self, path: &str, settings: &str) -> Result<(Kamailio, sip::Agent)> {
+        let kamailio = self.connected(self.with_settings(path, settings)?)?;
+        let agent = sip::Agent::udp(&kamailio)?;
+        Ok((kamailio, agent))
+    }
+
     /// Cassandra frozen, until the result is dropped.
     pub fn frozen(&self) -> Result<Frozen<'_>> {
         let cassandra = self.cassandra.lock().unwrap_or_else(PoisonError::into_inner);

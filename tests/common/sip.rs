@@ -163,6 +163,13 @@ fn receive_framed(stream: &mut TcpStream, rest: &mut Vec<u8>, patience: Duration
     }
 }
 
+/// Registers `user` with these header lines, which must be accepted. Gives the answer.
+pub fn register(agent: &mut Agent, user: &str, lines: &[&str]) -> Result<String> {
+    let answer = agent.ask(&agent.register(user, lines))?;
+    ensure!(status(&answer) == Some(200), "{lines:?}:\n{answer}");
+    Ok(answer)
+}
+
 /// The status of a response; `None` for a request.
 pub fn status(message: &str) -> Option<u16> {
     message.strip_prefix("SIP/2.0 ")?.get(..3)?.parse().ok()
