@@ -11,6 +11,7 @@ use sha2::{Sha256, Sha512_256};
 use subtle::ConstantTimeEq;
 
 use crate::Aor;
+use crate::token::is_token;
 use crate::uri::SipUri;
 
 /// A digest algorithm. The `-sess` variants are not supported: they are refused, not mistaken for another.
@@ -433,7 +434,7 @@ impl Fields {
 fn parameter(text: &str) -> Result<(&str, String, &str), Malformed> {
     let (name, after) = text.split_once('=').ok_or(Malformed("a parameter has no value"))?;
     let name = name.trim_matches(is_white);
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)) {
+    if !is_token(name) {
         return Err(Malformed("a parameter's name is no token"));
     }
     let after = after.trim_start_matches(is_white);

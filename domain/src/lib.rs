@@ -12,6 +12,7 @@ pub mod lookup;
 pub mod number;
 pub mod register;
 pub mod time;
+pub mod token;
 pub mod uri;
 
 pub use aor::Aor;

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use bridge::protocol::{Operation, Registered};
 use domain::number;
 use domain::register::{Contacts, OptionTags, Register, Rejection, Saved};
+use domain::token::is_token;
 use serde::{Deserialize, Serialize};
 
 use super::{Failed, Prepared, aor_of, argument, canonical, forms, rules};
@@ -107,9 +108,7 @@ pub(crate) fn send_kept_reply(message: &mut Message<'_>, _: &Args) -> ScriptCode
 /// Codes: 1; -1 on an error.
 pub(crate) fn add_sock_hdr(message: &mut Message<'_>, args: &Args) -> ScriptCode {
     let (name, socket) = (args.text(0).to_owned(), message.socket(false));
-    let is_token =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte));
-    if !is_token {
+    if !is_token(&name) {
         log_error!("add_sock_hdr", "'{name}' is no header name");
         return finish(code::ERROR, None);
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Contact, Contacts, OutboundMode, PathMode, Register, Rejection};
 use crate::lookup::{first_path_uri, path_uris};
+use crate::token::is_token_char;
 use crate::uri::SipUri;
 
 /// Option tags of a Supported or Require header (RFC 3261 sections 20.37 and 20.32).
@@ -31,18 +32,13 @@ impl OptionTags {
                 other if keep_others => {
                     let separator = if tags.others.is_empty() { "" } else { ", " };
                     tags.others.push_str(separator);
-                    tags.others.extend(other.chars().map(|c| if is_token(c) { c } else { '_' }));
+                    tags.others.extend(other.chars().map(|c| if is_token_char(c) { c } else { '_' }));
                 }
                 _ => {}
             }
         }
         tags
     }
-}
-
-/// RFC 3261 section 25.1, `token`.
-fn is_token(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-.!%*_+`'~".contains(c)
 }
 
 /// Which contacts of a REGISTER name flows.
