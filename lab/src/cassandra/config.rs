@@ -157,7 +157,7 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
         format!("-Dcassandra.jmx.local.port={jmx_port}"),
         "-Dcassandra-foreground=yes".to_owned(),
         "-Dcassandra.skip_wait_for_gossip_to_settle=0".to_owned(),
-        "-Dcassandra.ring_delay_ms=1000".to_owned(),
+        format!("-Dcassandra.ring_delay_ms={}", ring_delay_ms(options)),
         "-Dcassandra.superuser_setup_delay_ms=0".to_owned(),
         // What it would measure for two seconds at each start.
         "-Dcassandra.memtable.row_overhead_size=180".to_owned(),
@@ -171,6 +171,12 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
         "org.apache.cassandra.service.CassandraDaemon".to_owned(),
     ]);
     args
+}
+
+/// What a node waits for when it joins; it is also how long it goes on asking its seeds whether they are there, and on a busy
+/// machine their answer takes more than a second.
+fn ring_delay_ms(options: &Options) -> u32 {
+    if options.seeds.is_empty() { 1000 } else { 3000 }
 }
 
 /// `nodetool` as a `java` command line.
