@@ -26,6 +26,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 const NODETOOL_LIMIT: Duration = Duration::from_secs(120);
 const LISTENING: &str = "Starting listening for CQL clients";
+const SUPERUSER_CREATED: &str = "Created default superuser role";
 
 /// Which Cassandra.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,7 +130,8 @@ impl Cassandra {
         install::install(Version::default())
     }
 
-    /// Starts a node and returns when it answers CQL (and, with `auth`, lets the superuser in).
+    /// Starts a node and returns when it answers CQL (and, with `auth`, lets the superuser in). With TLS and `auth` it must be
+    /// the first of a new cluster.
     pub fn start(options: Options) -> Result<Self> {
         let home = install::install(options.version)?;
         check_free(&options)?;
@@ -142,6 +144,9 @@ impl Cassandra {
         let process = spawn(&home, &dir, jmx_port, &options)?;
         let node = Self { process, dir, home, jmx_port, options };
         node.wait_until_it_answers()?;
+        if node.options.auth && node.options.tls.is_some() {
+            node.wait_for_superuser()?;
+        }
         Ok(node)
     }
 
@@ -238,6 +243,11 @@ impl Cassandra {
 
     fn wait_until_it_answers(&self) -> Result<()> {
         self.process.until("it to answer CQL", START_LIMIT, || self.answers())
+    }
+
+    /// A new cluster listens before it has one; we cannot log in over TLS to see.
+    fn wait_for_superuser(&self) -> Result<()> {
+        self.process.until("its superuser", START_LIMIT, || self.log().contains(SUPERUSER_CREATED))
     }
 
     fn check(&self, limit: Duration) -> Result<()> {
