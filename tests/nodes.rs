@@ -137,6 +137,7 @@ fn in_order(site: &Site) -> Result<()> {
 
 fn skewed_clocks(site: &Site) -> Result<()> {
     let ahead = site.connected(skewed(node(site, "ahead")?, "+2s")?)?;
+    let _leftovers = Leftovers { of: ahead.pid() };
     let behind = site.connected(node(site, "behind")?)?;
     let (mut fast, mut slow) = (Agent::udp(&ahead)?, Agent::udp(&behind)?);
     for round in 0..3 {
@@ -162,6 +163,19 @@ fn skewed_clocks(site: &Site) -> Result<()> {
 fn skewed(config: Config, by: &str) -> Result<Config> {
     let library = faketime_library()?;
     Ok(config.env("LD_PRELOAD", library.display()).env("FAKETIME", by).env("FAKETIME_DONT_FAKE_MONOTONIC", "1"))
+}
+
+/// libfaketime's objects in shared memory, which outlive a process that is killed.
+struct Leftovers {
+    of: u32,
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for name in ["faketime_shm", "sem.faketime_sem"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{name}_{}", self.of));
+        }
+    }
 }
 
 /// Where Debian's libfaketime is on this architecture.
