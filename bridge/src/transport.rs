@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt};
@@ -57,7 +58,11 @@ impl<L: Link> Link for &L {
 
 /// One end of a `SOCK_SEQPACKET` socketpair.
 #[derive(Debug)]
-pub struct Seqpacket(OwnedFd);
+pub struct Seqpacket {
+    socket: OwnedFd,
+    /// Milliseconds after which `recv` returns; 0: never.
+    limit_ms: AtomicU64,
+}
 
 impl Seqpacket {
     /// Makes a link; each end is for one side. Made before the fork, so that both processes have both.
@@ -69,7 +74,11 @@ impl Seqpacket {
         for end in [&a, &b] {
             sockopt::set_socket_send_buffer_size(end, SEND_BUFFER)?;
         }
-        Ok((Self(a), Self(b)))
+        Ok((Self::over(a), Self::over(b)))
+    }
+
+    fn over(socket: OwnedFd) -> Self {
+        Self { socket, limit_ms: AtomicU64::new(0) }
     }
 
     /// Makes plain reads and writes on this end return instead of wait, as an event loop needs it.
@@ -77,7 +86,7 @@ impl Seqpacket {
     /// # Errors
     /// When the descriptor is not open.
     pub fn set_nonblocking(&self) -> io::Result<()> {
-        Ok(fcntl_setfl(&self.0, fcntl_getfl(&self.0)? | OFlags::NONBLOCK)?)
+        Ok(fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?)
     }
 
     /// Takes one message if there is one.
@@ -90,7 +99,7 @@ impl Seqpacket {
 
     fn receive_now(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let room = buffer.len();
-        let (_, length) = recv(&self.0, buffer, flags | RecvFlags::TRUNC)?;
+        let (_, length) = recv(&self.socket, buffer, flags | RecvFlags::TRUNC)?;
         if length > room {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -100,36 +109,31 @@ impl Seqpacket {
         Ok(length)
     }
 
-    /// Whether there is something to receive before `deadline`.
-    fn wait_readable(&self, deadline: Monotonic) -> io::Result<bool> {
-        while let Some(left) = deadline.remaining() {
-            let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(true),
-                Err(error) => return Err(error.into()),
-            }
+    /// Has `recv` return after `limit`, rounded up to milliseconds. The kernel keeps this, so waits of the same length cost one
+    /// system call each; `poll` would be one more.
+    fn limit_wait(&self, limit: Duration) -> io::Result<()> {
+        let millis = u64::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        if self.limit_ms.swap(millis, Ordering::Relaxed) != millis {
+            sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(Duration::from_millis(millis)))?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Waits in `recv`, where of several processes that wait on one link a message wakes only one; `poll` would wake all.
     fn receive_for_ever(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.receive_now(buffer, RecvFlags::empty()) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 other => return other,
             }
         }
     }
 
     fn receive_until(&self, buffer: &mut [u8], deadline: Monotonic) -> io::Result<Option<usize>> {
-        while self.wait_readable(deadline)? {
-            match self.try_receive(buffer) {
-                // Another reader of a shared link was faster, or a signal came.
+        while let Some(left) = deadline.remaining() {
+            self.limit_wait(left)?;
+            match self.receive_now(buffer, RecvFlags::empty()) {
+                // The time is over, or a signal came.
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 other => return other.map(Some),
             }
@@ -140,13 +144,13 @@ impl Seqpacket {
 
 impl AsFd for Seqpacket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl std::os::fd::AsRawFd for Seqpacket {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 
@@ -156,7 +160,7 @@ impl Link for Seqpacket {
             return Err(SendError::TooLong(message.len()));
         }
         loop {
-            return match send(&self.0, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            return match send(&self.socket, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS) => Err(SendError::Full),
@@ -179,7 +183,7 @@ impl Link for Seqpacket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
