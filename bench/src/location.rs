@@ -33,14 +33,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let peers = Peers::start(&PEERS, &setup)?;
     peers.all().iter().try_for_each(|peer| warm_up(peer, &peers))?;
-    let comparisons = [
-        compare(options, "re-REGISTER", &with(&peers, |peer| phones::refreshing(peer.address(), peers.users()))?)?,
-        compare(options, "lookup", &with(&peers, |_| Ok(phones::calling(peers.users())))?)?,
-    ];
-    let targets: Vec<Target> = comparisons.iter().flat_map(targets).collect();
+    let refreshing = with(&peers, |peer| phones::refreshing(peer.address(), peers.users()))?;
+    let refresh = compare(options, "re-REGISTER", &refreshing, common_rate(options, "re-REGISTER", &refreshing)?)?;
+    let calling = with(&peers, |_| Ok(phones::calling(peers.users())))?;
+    let lookup = compare(options, "lookup", &calling, common_rate(options, "lookup", &calling)?)?;
+    let floor = floor_of_lookup(options, &calling, &lookup)?;
+    let targets: Vec<Target> = [&refresh, &lookup].into_iter().flat_map(targets).collect();
+    let comparisons = [refresh, lookup, floor];
     comparisons.iter().for_each(report::show);
     report::show_targets(&targets);
     report::write("location", "re-REGISTER and lookup", &comparisons, &targets)
+}
+
+/// The same lookups with Cassandra out of it: this module answers from what its I/O process remembers. What is left is what
+/// the way there and back costs, whatever the database and its driver do.
+fn floor_of_lookup(options: &Options, peers: &[(&Peer, Sipp)], lookup: &Comparison) -> Result<Comparison> {
+    peers.iter().try_for_each(|(peer, _)| peer.keep_off_cassandra())?;
+    let rate = (lookup.common_rate, "that of the lookups above".to_owned());
+    compare(options, "lookup answered by the I/O process, without Cassandra", peers, rate)
 }
 
 fn with(peers: &Peers, phones: impl Fn(&Peer) -> Result<Sipp>) -> Result<Vec<(&Peer, Sipp)>> {
@@ -48,8 +58,12 @@ fn with(peers: &Peers, phones: impl Fn(&Peer) -> Result<Sipp>) -> Result<Vec<(&P
 }
 
 /// Measures all peers in turn, at a rate that none has trouble with.
-fn compare(options: &Options, operation: &'static str, peers: &[(&Peer, Sipp)]) -> Result<Comparison> {
-    let (common_rate, common_rate_is) = common_rate(options, operation, peers)?;
+fn compare(
+    options: &Options,
+    operation: &'static str,
+    peers: &[(&Peer, Sipp)],
+    (common_rate, common_rate_is): (f64, String),
+) -> Result<Comparison> {
     let mut measured: Vec<_> = peers.iter().map(|(peer, _)| Measured::new(peer, None)).collect();
     for round in 1..=options.rounds {
         for ((peer, phones), measured) in peers.iter().zip(&mut measured) {

@@ -104,6 +104,14 @@ impl Peer {
         .map(drop)
     }
 
+    /// Holds this module's circuit breaker open, so that it answers from memory what it can. A stock peer has none.
+    pub(crate) fn keep_off_cassandra(&self) -> Result<()> {
+        if !self.kind.is_stock() {
+            self.kamailio.rpc("cassandra.breaker", serde_json::json!(["open"]))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
