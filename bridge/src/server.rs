@@ -85,7 +85,8 @@ pub async fn serve<B: Backend>(
     let mut readers = Vec::with_capacity(links.callers.len());
     for caller in links.callers {
         let outbox = Outbox::new(caller, metrics)?;
-        readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox))));
+        let readable = watch(outbox.link.clone(), Interest::READABLE)?;
+        readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox, readable))));
     }
     let notices = tokio::spawn(server.clone().pass_on(links.notices));
     let stop = watch(links.stop, Interest::READABLE)?;
@@ -113,10 +114,10 @@ struct Server<B: Backend> {
 }
 
 impl<B: Backend> Server<B> {
-    async fn read_forever(self: Arc<Self>, outbox: Outbox) {
+    async fn read_forever(self: Arc<Self>, outbox: Outbox, readable: AsyncFd<Arc<Seqpacket>>) {
         // Kept: a block of this size is a system call to get, one to give back, and a page fault in between.
         let mut buffer = vec![0; MAX_MESSAGE];
-        while let Ok(mut ready) = outbox.link().readable().await {
+        while let Ok(mut ready) = readable.readable().await {
             self.clone().read_queued(&outbox, &mut buffer);
             ready.clear_ready();
         }
@@ -124,7 +125,7 @@ impl<B: Backend> Server<B> {
 
     fn read_queued(self: Arc<Self>, outbox: &Outbox, buffer: &mut [u8]) {
         loop {
-            match outbox.link().get_ref().try_receive(buffer) {
+            match outbox.link.try_receive(buffer) {
                 Ok(length) => self.clone().accept(&buffer[..length], outbox),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -347,7 +348,7 @@ impl Parked {
 /// queued is bounded by the operations under way, whose slots it keeps.
 #[derive(Clone)]
 struct Outbox {
-    link: Arc<AsyncFd<Seqpacket>>,
+    link: Arc<Seqpacket>,
     backlog: mpsc::UnboundedSender<Backlog>,
     queued: Arc<Mutex<usize>>,
     metrics: &'static Metrics,
@@ -361,21 +362,17 @@ struct Backlog {
 impl Outbox {
     fn new(link: Seqpacket, metrics: &'static Metrics) -> io::Result<Self> {
         link.set_nonblocking()?;
-        let link = Arc::new(watch(link, Interest::READABLE.add(Interest::WRITABLE))?);
+        let link = Arc::new(link);
         let (backlog, waiting) = mpsc::unbounded_channel();
         let queued = Arc::new(Mutex::new(0));
         tokio::spawn(send_backlog(link.clone(), waiting, queued.clone(), metrics));
         Ok(Self { link, backlog, queued, metrics })
     }
 
-    fn link(&self) -> &AsyncFd<Seqpacket> {
-        &self.link
-    }
-
     fn deliver(&self, mut messages: Vec<Vec<u8>>, slot: Option<OwnedSemaphorePermit>) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         if *queued == 0 {
-            let sent = messages.iter().take_while(|message| self.link.get_ref().send(message).is_ok()).count();
+            let sent = messages.iter().take_while(|message| self.link.send(message).is_ok()).count();
             messages.drain(..sent);
         }
         if !messages.is_empty() && self.backlog.send(Backlog { messages, _slot: slot }).is_ok() {
@@ -392,7 +389,7 @@ fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Resu
 }
 
 async fn send_backlog(
-    link: Arc<AsyncFd<Seqpacket>>,
+    link: Arc<Seqpacket>,
     mut waiting: mpsc::UnboundedReceiver<Backlog>,
     queued: Arc<Mutex<usize>>,
     metrics: &'static Metrics,
@@ -408,10 +405,12 @@ async fn send_backlog(
     }
 }
 
-async fn send_when_writable(link: &AsyncFd<Seqpacket>, message: &[u8]) -> io::Result<()> {
+async fn send_when_writable(link: &Seqpacket, message: &[u8]) -> io::Result<()> {
+    // Watched only while there is no room: a link that is watched for room wakes the event loop whenever the other end reads.
+    let writable = watch(link.try_clone()?, Interest::WRITABLE)?;
     loop {
-        let mut ready = link.writable().await?;
-        match link.get_ref().send(message) {
+        let mut ready = writable.writable().await?;
+        match link.send(message) {
             Ok(()) => return Ok(()),
             Err(SendError::Full) => ready.clear_ready(),
             Err(SendError::Broken(error)) => return Err(error),

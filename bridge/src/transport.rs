@@ -97,6 +97,14 @@ impl Seqpacket {
         self.receive_now(buffer, RecvFlags::DONTWAIT)
     }
 
+    /// Another descriptor of the same end.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     fn receive_now(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let room = buffer.len();
         let (_, length) = recv(&self.socket, buffer, flags | RecvFlags::TRUNC)?;
