@@ -14,10 +14,10 @@ use crate::host::tm::{self, Suspended};
 use crate::host::{process, shared};
 use crate::lifecycle;
 
-type ProcessClient = (u32, Client<'static, &'static Seqpacket>);
+type ProcessClient = (usize, Client<'static, &'static Seqpacket>);
 
 thread_local! {
-    // Kept with the pid it was made in: a process forked later must not use its parent's link.
+    // Kept with the index of the process it was made in: one forked later must not use its parent's link.
     static CLIENT: RefCell<Option<ProcessClient>> = const { RefCell::new(None) };
 }
 
@@ -83,13 +83,14 @@ pub(crate) fn submit(
 
 fn with_client<T>(ask: impl FnOnce(&mut Client<'static, &'static Seqpacket>, Duration) -> T) -> Result<T, Unavailable> {
     let module = lifecycle::module().ok_or(Unavailable::Failed)?;
+    let index = process::index();
     CLIENT.with_borrow_mut(|kept| {
         let client = match kept {
-            Some((pid, client)) if *pid == process::id() => client,
+            Some((maker, client)) if *maker == index => client,
             _ => {
-                let link = module.links.get(process::index()).ok_or(Unavailable::Failed)?;
+                let link = module.links.get(index).ok_or(Unavailable::Failed)?;
                 let metrics = shared::metrics().ok_or(Unavailable::Failed)?;
-                &mut kept.insert((process::id(), Client::new(link, metrics))).1
+                &mut kept.insert((index, Client::new(link, metrics))).1
             }
         };
         Ok(ask(client, module.config.call_timeout))
