@@ -21,7 +21,7 @@ use bridge::service::{Service, ServiceConfig};
 use domain::Aor;
 use domain::digest::{Algorithm, Credentials, Form, Ha1};
 use domain::lookup::{Filter, Target};
-use domain::register::{Contact, Contacts, Node, OptionTags, OutboundMode, PathMode, Policy, Register, Saved};
+use domain::register::{Contact, Contacts, Node, OptionTags, Policy, Register, Saved};
 use lab::cassandra::{Cassandra, Options};
 use lab::{net, wait};
 use scylla_proxy::{
@@ -233,30 +233,7 @@ fn register(user: &str, cseq: u32) -> Register {
         cflags: 0,
         replace: false,
         attributes: Vec::new(),
-        policy: policy(),
-    }
-}
-
-fn policy() -> Policy {
-    Policy {
-        default_expires: 600,
-        expires_cut: 0,
-        min_expires: 60,
-        min_expires_reject: false,
-        max_expires: 3600,
-        max_contacts: 0,
-        retry_after: 0,
-        default_q: -1,
-        contact_max_size: 512,
-        path: PathMode::Ignore,
-        path_use_received: false,
-        nat_flags: 0,
-        cseq_delay: 20,
-        outbound: OutboundMode::Off,
-        regid_always: false,
-        flow_timer: 0,
-        gruu: true,
-        received_param: "received".to_owned(),
+        policy: Policy::default(),
     }
 }
 

@@ -126,6 +126,32 @@ pub struct Policy {
     pub received_param: String,
 }
 
+impl Default for Policy {
+    /// The stock registrar's defaults, with GRUUs and a lower bound of a minute.
+    fn default() -> Self {
+        Self {
+            default_expires: 3600,
+            expires_cut: 0,
+            min_expires: 60,
+            min_expires_reject: false,
+            max_expires: 3600,
+            max_contacts: 0,
+            retry_after: 0,
+            default_q: -1,
+            contact_max_size: 512,
+            path: PathMode::Ignore,
+            path_use_received: false,
+            nat_flags: 0,
+            cseq_delay: 20,
+            outbound: OutboundMode::Off,
+            regid_always: false,
+            flow_timer: 0,
+            gruu: true,
+            received_param: "received".to_owned(),
+        }
+    }
+}
+
 /// What to do with Path headers (RFC 3327), as the stock registrar's `use_path` and `path_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PathMode {

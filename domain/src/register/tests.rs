@@ -6,26 +6,7 @@ use crate::BindingState;
 pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 fn policy() -> Policy {
-    Policy {
-        default_expires: 3600,
-        expires_cut: 0,
-        min_expires: 60,
-        min_expires_reject: false,
-        max_expires: 3600,
-        max_contacts: 0,
-        retry_after: 0,
-        default_q: -1,
-        contact_max_size: 512,
-        path: PathMode::Strict,
-        path_use_received: false,
-        nat_flags: 0,
-        cseq_delay: 20,
-        outbound: OutboundMode::Off,
-        regid_always: false,
-        flow_timer: 0,
-        gruu: true,
-        received_param: "received".into(),
-    }
+    Policy { path: PathMode::Strict, ..Policy::default() }
 }
 
 fn node() -> Node {
