@@ -6,20 +6,21 @@
 #![forbid(unsafe_code)]
 
 use bridge::protocol::{AuthRequest, Grant, Operation, Verdict};
-use domain::Aor;
 use domain::digest::{Algorithm, Credentials, Form, Qop, fits};
 use domain::uri::SipUri;
+use domain::{Aor, number};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge_client::Way;
 use crate::config::{Authentication, Loaded};
+use crate::forms::{Prepared, argument, forms};
 use crate::host::auth::{Place, Presented, Scheme, challenge, code, mark_authorized, present, source, without_prefix};
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::log_error;
 use crate::host::message::Message;
 use crate::host::reply;
 use crate::lifecycle;
-use crate::outcome::{Apply, ask, ask_async, finish};
+use crate::outcome::Apply;
 
 /// `auth_check()` flag: the user must be the one in From, and in To of a REGISTER or PUBLISH.
 const CHECK_IDENTITY: u32 = 1;
@@ -52,72 +53,35 @@ pub(crate) struct Search {
     load_attributes: bool,
 }
 
-/// `cassandra_www_authenticate(realm, table[, method])`: checks the Authorization header, as `www_authenticate`.
-pub(crate) fn www_authenticate(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    authenticate(message, args.text(0), Scheme::Www, args.text(2))
+forms! {
+    /// `cassandra_www_authenticate(realm, table[, method])`: checks the Authorization header, as `www_authenticate`.
+    www_authenticate, www_authenticate_async: prepare_www;
+
+    /// `cassandra_proxy_authenticate(realm, table)`: checks the Proxy-Authorization header, as `proxy_authenticate`.
+    proxy_authenticate, proxy_authenticate_async: prepare_proxy;
+
+    /// `cassandra_auth_check(realm, table, flags)`: as `auth_check`. Flag 1: who has authenticated must be the user in From, and
+    /// in To of a REGISTER or PUBLISH, and in the Request-URI of a PUBLISH; with `use_domain` their domains must be the same,
+    /// too. Flag 2: not for INVITE, BYE, PRACK, UPDATE and MESSAGE.
+    auth_check, auth_check_async: prepare_check;
+
+    /// `cassandra_is_subscriber(uri, table, flags)`: whether the URI is an enabled subscriber's, as `is_subscriber`. Flag 1 is
+    /// there for the stock module's sake: a subscriber is always one of the URI's domain. Flag 2: load no attributes.
+    ///
+    /// Codes: 1 it is; -1 the URI is wrong; -2 it is not; -10 backend unavailable.
+    is_subscriber, is_subscriber_async: prepare_search;
 }
 
-/// `cassandra_www_authenticate_async(realm, table[, method], route)`.
-pub(crate) fn www_authenticate_async(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    let method = if args.count() > 3 { args.text(2) } else { "" };
-    authenticate_async(message, args, Scheme::Www, method)
+fn prepare_www(message: &mut Message<'_>, given: &[String], way: Way) -> Prepared {
+    to_authenticate(credentials(message, argument(given, 0), Scheme::Www, argument(given, 2), way)?)
 }
 
-/// `cassandra_proxy_authenticate(realm, table)`: checks the Proxy-Authorization header, as `proxy_authenticate`.
-pub(crate) fn proxy_authenticate(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    authenticate(message, args.text(0), Scheme::Proxy, "")
+fn prepare_proxy(message: &mut Message<'_>, given: &[String], way: Way) -> Prepared {
+    to_authenticate(credentials(message, argument(given, 0), Scheme::Proxy, "", way)?)
 }
 
-/// `cassandra_proxy_authenticate_async(realm, table, route)`.
-pub(crate) fn proxy_authenticate_async(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    authenticate_async(message, args, Scheme::Proxy, "")
-}
-
-fn authenticate(message: &mut Message<'_>, realm: &str, scheme: Scheme, method: &str) -> ScriptCode {
-    match credentials(message, realm, scheme, method, Way::Plain) {
-        Ok((request, authorization)) => {
-            ask(message, Operation::Authenticate(request.into()), &Apply::Auth(authorization))
-        }
-        Err(result) => finish(result, None),
-    }
-}
-
-fn authenticate_async(message: &mut Message<'_>, args: &Args, scheme: Scheme, method: &str) -> ScriptCode {
-    match credentials(message, args.text(0), scheme, method, Way::Async) {
-        Ok((request, authorization)) => {
-            let operation = Operation::Authenticate(request.into());
-            ask_async(message, operation, &Apply::Auth(authorization), args.last())
-        }
-        Err(result) => finish(not_suspended(result), None),
-    }
-}
-
-/// `cassandra_auth_check(realm, table, flags)`: as `auth_check`. Flag 1: who has authenticated must be the user in From, and in
-/// To of a REGISTER or PUBLISH, and in the Request-URI of a PUBLISH; with `use_domain` their domains must be the same, too.
-/// Flag 2: not for INVITE, BYE, PRACK, UPDATE and MESSAGE.
-pub(crate) fn auth_check(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    match prepare_check(message, args, Way::Plain) {
-        Ok((request, authorization)) => {
-            ask(message, Operation::Authenticate(request.into()), &Apply::Auth(authorization))
-        }
-        Err(result) => finish(result, None),
-    }
-}
-
-/// `cassandra_auth_check_async(realm, table, flags, route)`.
-pub(crate) fn auth_check_async(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    match prepare_check(message, args, Way::Async) {
-        Ok((request, authorization)) => {
-            let operation = Operation::Authenticate(request.into());
-            ask_async(message, operation, &Apply::Auth(authorization), args.last())
-        }
-        Err(result) => finish(not_suspended(result), None),
-    }
-}
-
-/// An async function returns 0 or a negative code: a request that needs no authentication (ACK, CANCEL, PRACK) is an error.
-pub(crate) fn not_suspended(result: ScriptCode) -> ScriptCode {
-    result.min(code::ERROR)
+fn to_authenticate((request, authorization): (AuthRequest, Authorization)) -> Prepared {
+    Ok((Operation::Authenticate(request.into()), Apply::Auth(authorization)))
 }
 
 /// The credentials to check and what their acceptance does, or the code when there is nothing to ask the backend. They are
@@ -189,25 +153,25 @@ fn info(credentials: &Credentials) -> String {
     }
 }
 
-fn prepare_check(message: &mut Message<'_>, args: &Args, way: Way) -> Result<(AuthRequest, Authorization), ScriptCode> {
-    let flags = flags(args, 2, "cassandra_auth_check")?;
+fn prepare_check(message: &mut Message<'_>, given: &[String], way: Way) -> Prepared {
+    let flags = flags(given, 2, "cassandra_auth_check")?;
     let method = message.method();
     if matches!(method.as_str(), "ACK" | "CANCEL") {
-        return Err(code::OK);
+        return Err(code::OK.into());
     }
     let scheme = if method == "REGISTER" { Scheme::Www } else { Scheme::Proxy };
-    let (request, mut authorization) = credentials(message, args.text(0), scheme, "", way)?;
+    let (request, mut authorization) = credentials(message, argument(given, 0), scheme, "", way)?;
     if flags & CHECK_IDENTITY != 0 {
         let skips_user =
             flags & SKIP_FORWARDED != 0 && matches!(method.as_str(), "INVITE" | "BYE" | "PRACK" | "UPDATE" | "MESSAGE");
         let username = (!skips_user).then(|| request.aor.username());
         authorization.is_owner = is_owner(message, &method, username, settings()?.use_domain);
     }
-    Ok((request, authorization))
+    to_authenticate((request, authorization))
 }
 
-fn flags(args: &Args, index: usize, function: &str) -> Result<u32, ScriptCode> {
-    args.number(index).map_err(|sentence| {
+fn flags(given: &[String], index: usize, function: &str) -> Result<u32, ScriptCode> {
+    number::parse(argument(given, index)).map_err(|sentence| {
         log_error!(function, "the flags are wrong: {sentence}");
         code::ERROR
     })
@@ -285,35 +249,17 @@ fn load(message: &mut Message<'_>, attributes: &[Option<String>]) {
     }
 }
 
-/// `cassandra_is_subscriber(uri, table, flags)`: whether the URI is an enabled subscriber's, as `is_subscriber`. Flag 1 is there
-/// for the stock module's sake: a subscriber is always one of the URI's domain. Flag 2: load no attributes.
-///
-/// Codes: 1 it is; -1 the URI is wrong; -2 it is not; -10 backend unavailable.
-pub(crate) fn is_subscriber(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    match prepare_search(args) {
-        Ok((aor, search)) => ask(message, Operation::Subscriber(aor), &Apply::Subscriber(search)),
-        Err(result) => finish(result, None),
-    }
-}
-
-/// `cassandra_is_subscriber_async(uri, table, flags, route)`.
-pub(crate) fn is_subscriber_async(message: &mut Message<'_>, args: &Args) -> ScriptCode {
-    match prepare_search(args) {
-        Ok((aor, search)) => ask_async(message, Operation::Subscriber(aor), &Apply::Subscriber(search), args.last()),
-        Err(result) => finish(result, None),
-    }
-}
-
-fn prepare_search(args: &Args) -> Result<(Aor, Search), ScriptCode> {
-    let flags = flags(args, 2, "cassandra_is_subscriber")?;
-    let uri = args.text(0);
+fn prepare_search(_: &mut Message<'_>, given: &[String], _: Way) -> Prepared {
+    let flags = flags(given, 2, "cassandra_is_subscriber")?;
+    let uri = argument(given, 0);
     if SipUri::parse(uri).is_err() {
         log_error!("cassandra_is_subscriber", "'{uri}' is no SIP URI");
-        return Err(code::ERROR);
+        return Err(code::ERROR.into());
     }
     // A URI without user is nobody's.
     let aor = Aor::from_uri(uri).map_err(|_| NOT_A_SUBSCRIBER)?;
-    Ok((aor, Search { load_attributes: flags & SKIP_ATTRIBUTES == 0 }))
+    let search = Search { load_attributes: flags & SKIP_ATTRIBUTES == 0 };
+    Ok((Operation::Subscriber(aor), Apply::Subscriber(search)))
 }
 
 /// `is_subscriber`: there is no such subscriber.
@@ -350,7 +296,7 @@ pub(crate) fn auth_challenge(message: &mut Message<'_>, args: &Args) -> ScriptCo
 
 fn answer_challenges(message: &mut Message<'_>, args: &Args, scheme: Scheme) -> ScriptCode {
     let realm = args.text(0);
-    let (Ok(flags), Ok(settings)) = (flags(args, 1, "challenge"), settings()) else { return code::ERROR };
+    let (Ok(flags), Ok(settings)) = (flags(args.all(), 1, "challenge"), settings()) else { return code::ERROR };
     if realm.is_empty() {
         log_error!("challenge", "the realm is empty");
         return code::ERROR;

@@ -7,6 +7,7 @@
 mod auth;
 mod bridge_client;
 mod config;
+mod forms;
 mod host;
 mod io_process;
 mod lifecycle;

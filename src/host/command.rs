@@ -4,8 +4,6 @@ use std::ffi::CStr;
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
 
-use domain::number::{self, NumberError};
-
 use super::guard::guard;
 use super::message::Message;
 use super::{sys, text};
@@ -63,11 +61,6 @@ impl Args {
         self.values.get(index).map_or("", String::as_str)
     }
 
-    /// How many arguments the call has.
-    pub(crate) fn count(&self) -> usize {
-        self.values.len()
-    }
-
     /// All arguments.
     pub(crate) fn all(&self) -> &[String] {
         &self.values
@@ -85,14 +78,6 @@ impl Args {
             Caller::Script => ResumeIn::Route(name),
             Caller::Kemi => ResumeIn::Callback(name),
         }
-    }
-
-    /// The argument at `index` as a number; 0 when the call has fewer.
-    ///
-    /// # Errors
-    /// When it is not a number.
-    pub(crate) fn number(&self, index: usize) -> Result<u32, NumberError> {
-        number::parse(self.text(index))
     }
 }
 

@@ -12,8 +12,9 @@ use domain::{Aor, Binding, Timestamp, Which};
 use serde::{Deserialize, Serialize};
 
 use super::lookup::{NOT_REGISTERED, restore_attributes, show_record};
-use super::{Prepared, aor_of, argument, forms, rules, uri_or_target};
+use super::{aor_of, rules, uri_or_target};
 use crate::bridge_client::Way;
+use crate::forms::{Prepared, argument, forms};
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::{log_debug, log_error};

@@ -6,9 +6,10 @@ use domain::Binding;
 use domain::lookup::{Target, first_path_uri, path_after_first, route_to};
 use domain::uri::SipUri;
 
-use super::{Prepared, argument, forms, rules, target_of};
+use super::{rules, target_of};
 use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
+use crate::forms::{Prepared, argument, forms};
 use crate::host::auth::code;
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::{log_debug, log_error, log_warning};

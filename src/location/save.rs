@@ -9,10 +9,11 @@ use domain::register::{Contacts, OptionTags, Register, Rejection, Saved};
 use domain::token::is_token;
 use serde::{Deserialize, Serialize};
 
-use super::{Failed, Prepared, aor_of, argument, canonical, forms, rules};
+use super::{aor_of, canonical, rules};
 use crate::auth::{Authorization, credentials};
 use crate::bridge_client::Way;
 use crate::config::registrar::Registrar;
+use crate::forms::{Failed, Prepared, argument, forms};
 use crate::host::auth::{Scheme, code};
 use crate::host::command::{Args, ScriptCode};
 use crate::host::log::{log_error, log_warning};
