@@ -79,3 +79,7 @@ statistics! {
     latency_count = |metrics| metrics.latency.count(),
     latency_sum_us = |metrics| metrics.latency.sum_us(),
 }
+
+/// Those of the latency.
+const OF_LATENCY: usize = 13;
+const _: () = assert!(ALL.len() == Metrics::COUNT + OF_LATENCY, "a metric is missing among the statistics");

@@ -13,6 +13,11 @@ macro_rules! metrics {
             /// How long operations took in the I/O process, from their admission to their answer.
             pub latency: Histogram,
         }
+
+        impl Metrics {
+            /// How many there are besides the latency.
+            pub const COUNT: usize = [$(stringify!($name)),+].len();
+        }
     };
 }
 
