@@ -47,8 +47,10 @@ pub(crate) fn tell(operation: Operation) {
 pub(crate) enum Submitted {
     /// The transaction is suspended and its route will run; or this is a retransmission of such a request.
     Suspended,
-    /// The transaction is over: cancelled or answered.
-    Over,
+    /// The transaction was cancelled.
+    Cancelled,
+    /// The transaction was answered.
+    Answered,
     /// The transaction could not be suspended or the request not queued.
     Unavailable(Unavailable),
 }
@@ -63,7 +65,8 @@ pub(crate) fn submit(
     let transaction = match tm::suspend(message) {
         Suspended::Yes(transaction) => transaction,
         Suspended::Retransmission => return Submitted::Suspended,
-        Suspended::Over => return Submitted::Over,
+        Suspended::Cancelled => return Submitted::Cancelled,
+        Suspended::Answered => return Submitted::Answered,
         Suspended::Failed => return Submitted::Unavailable(Unavailable::Failed),
     };
     let ticket = Ticket { hash_index: transaction.hash_index, label: transaction.label, continuation, context };

@@ -16,7 +16,7 @@ use crate::host::command::{Args, ResumeIn, ScriptCode};
 use crate::host::log::log_error;
 use crate::host::message::{Branch, Message};
 use crate::host::tm::{self, Transaction};
-use crate::host::{kemi, shared};
+use crate::host::{kemi, reply, shared};
 use crate::location::contacts::{self, Match};
 use crate::location::lookup;
 use crate::location::save::{self, Answering};
@@ -104,12 +104,22 @@ pub(crate) fn ask_async(
     let Ok(context) = encode(how) else { return code::ERROR };
     match bridge_client::submit(message, operation, continuation, context) {
         Submitted::Suspended => 0,
-        Submitted::Over => finish(code::ERROR, None),
+        Submitted::Answered => finish(code::ERROR, None),
+        Submitted::Cancelled => {
+            answer_cancelled(message);
+            finish(code::ERROR, None)
+        }
         Submitted::Unavailable(reason) => {
             undo(message, how);
             finish(UNAVAILABLE, Some(reason))
         }
     }
+}
+
+/// Answers an INVITE whose CANCEL another process is just handling: should this route end before that has answered it, tm would
+/// answer 500. Whoever comes second is told that the request has its answer (RFC 3261 section 9.2).
+fn answer_cancelled(message: &mut Message<'_>) {
+    reply::send(message, 487, "Request Terminated");
 }
 
 /// Gives the message back what was taken from it to ask.

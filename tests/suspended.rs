@@ -149,7 +149,11 @@ fn cancelled_at_any_moment(site: &Site) -> Result<()> {
     let contact = format!("Contact: <sip:bob@{}>", callee.local());
     caller.ask(&caller.register("bob", &[&contact, "Expires: 600"]))?;
     site.relay.set_delay(Duration::from_millis(40));
-    let calls = (0..120).step_by(2).try_for_each(|moment| call_and_cancel(&mut caller, Duration::from_millis(moment)));
+    let at_any_moment = (0..120).step_by(2);
+    // About when the route of the first answer suspends once more.
+    let between = (38..48).cycle().take(100);
+    let mut moments = at_any_moment.chain(between).map(Duration::from_millis);
+    let calls = moments.try_for_each(|moment| call_and_cancel(&mut caller, moment));
     site.relay.set_delay(Duration::ZERO);
     calls.with_context(|| kamailio.log())?;
     ensure!(!kamailio.log().contains("CRITICAL"), "{}", kamailio.log());

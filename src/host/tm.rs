@@ -24,8 +24,10 @@ pub(crate) enum Suspended {
     Yes(Transaction),
     /// The message is a retransmission of a request whose transaction exists: the script ends here.
     Retransmission,
-    /// The transaction has been cancelled or answered already.
-    Over,
+    /// The transaction has been cancelled.
+    Cancelled,
+    /// The transaction has been answered.
+    Answered,
     /// Kamailio could not: no shared memory, no branch left. It has logged why.
     Failed,
 }
@@ -101,7 +103,8 @@ pub(crate) fn suspend(message: &mut Message<'_>) -> Suspended {
     let result = unsafe { api.0.t_suspend.map_or(-1, |suspend| suspend(message.raw(), &mut hash_index, &mut label)) };
     match result {
         0 => Suspended::Yes(Transaction { hash_index, label }),
-        CANCELLED | ANSWERED => Suspended::Over,
+        CANCELLED => Suspended::Cancelled,
+        ANSWERED => Suspended::Answered,
         _ => Suspended::Failed,
     }
 }
