@@ -407,14 +407,14 @@ async fn send_backlog(
 
 async fn send_when_writable(link: &Seqpacket, message: &[u8]) -> io::Result<()> {
     // Watched only while there is no room: a link that is watched for room wakes the event loop whenever the other end reads.
-    let writable = watch(link.try_clone()?, Interest::WRITABLE)?;
+    let mut watched = None;
     loop {
-        let mut ready = writable.writable().await?;
-        match link.send(message) {
-            Ok(()) => return Ok(()),
-            Err(SendError::Full) => ready.clear_ready(),
-            Err(SendError::Broken(error)) => return Err(error),
-            Err(SendError::TooLong(_)) => return Err(io::ErrorKind::InvalidInput.into()),
+        match (link.send(message), &watched) {
+            (Ok(()), _) => return Ok(()),
+            (Err(SendError::Full), None) => watched = Some(watch(link.try_clone()?, Interest::WRITABLE)?),
+            (Err(SendError::Full), Some(room)) => room.writable().await?.clear_ready(),
+            (Err(SendError::Broken(error)), _) => return Err(error),
+            (Err(SendError::TooLong(_)), _) => return Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 }
