@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 
 use bridge::Metrics;
-use bridge::metrics::get;
+use bridge::metrics::{BOUNDS_MS, get};
 
 use crate::host::stats::statistic;
 use crate::host::{sys, text};
@@ -80,6 +80,6 @@ statistics! {
     latency_sum_us = |metrics| metrics.latency.sum_us(),
 }
 
-/// Those of the latency.
-const OF_LATENCY: usize = 13;
+/// Those of the latency: its bounds, above them, how often, how long.
+const OF_LATENCY: usize = BOUNDS_MS.len() + 3;
 const _: () = assert!(ALL.len() == Metrics::COUNT + OF_LATENCY, "a metric is missing among the statistics");
