@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge_client::Way;
 use crate::config::{Authentication, Loaded};
-use crate::forms::{Prepared, argument, forms};
+use crate::forms::{Prepared, forms};
 use crate::host::auth::{Place, Presented, Scheme, challenge, code, mark_authorized, present, source, without_prefix};
-use crate::host::command::{Args, ScriptCode};
+use crate::host::command::{Args, ScriptCode, argument};
 use crate::host::log::log_error;
 use crate::host::message::Message;
 use crate::host::reply;

@@ -68,8 +68,3 @@ macro_rules! forms {
     };
 }
 pub(crate) use forms;
-
-/// The argument at `index`; `""` when the call has fewer.
-pub(crate) fn argument(given: &[String], index: usize) -> &str {
-    given.get(index).map_or("", String::as_str)
-}

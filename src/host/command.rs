@@ -58,7 +58,7 @@ impl Args {
 
     /// The argument at `index`; `""` when the call has fewer.
     pub(crate) fn text(&self, index: usize) -> &str {
-        self.values.get(index).map_or("", String::as_str)
+        argument(&self.values, index)
     }
 
     /// All arguments.
@@ -79,6 +79,11 @@ impl Args {
             Caller::Kemi => ResumeIn::Callback(name),
         }
     }
+}
+
+/// The argument at `index`; `""` when there are fewer.
+pub(crate) fn argument(given: &[String], index: usize) -> &str {
+    given.get(index).map_or("", String::as_str)
 }
 
 /// Runs a script function: evaluates its arguments and keeps panics in.
