@@ -48,6 +48,13 @@ pub fn stat(pid: u32) -> Option<Stat> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// What a process is doing: its state, where in the kernel it waits, and its CPU time.
+pub fn occupation(pid: u32) -> String {
+    let Some(stat) = stat(pid) else { return format!("{pid} is gone") };
+    let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    format!("{pid} (child of {}) is {} in '{place}' after {} ms of CPU", stat.parent, stat.state, stat.cpu.ms())
+}
+
 /// CPU time of each of these processes; those that are gone are left out.
 pub fn of(pids: &[u32]) -> HashMap<u32, Cpu> {
     pids.iter().filter_map(|&pid| stat(pid)).map(|stat| (stat.pid, stat.cpu)).collect()

@@ -319,7 +319,8 @@ impl Managed {
         let ended = wait::uninterrupted(timeout, || !matches!(self.exit(), Ok(None)));
         if !ended {
             let seconds = timeout.as_secs_f64();
-            return Err(self.failure(format!("still running {seconds:.1} s after it was told to stop")));
+            let living = self.pids().into_iter().map(cpu::occupation).collect::<Vec<_>>().join("; ");
+            return Err(self.failure(format!("still running {seconds:.1} s after it was told to stop: {living}")));
         }
         Ok(())
     }
