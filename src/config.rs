@@ -51,7 +51,7 @@ pub(crate) mod raw {
     pub(crate) static ADD_AUTHINFO_HDR: Number = Number::default(0);
     pub(crate) static CHECK_DIGEST_URI: Number = Number::default(0);
     pub(crate) static MAX_IN_FLIGHT: Number = Number::default(4096);
-    pub(crate) static BATCH_INTERVAL: Number = Number::default(1000);
+    pub(crate) static BATCH_INTERVAL: Number = Number::default(2000);
     pub(crate) static RESUME_WORKERS: Number = Number::default(4);
     pub(crate) static DRAIN_TIMEOUT: Number = Number::default(5000);
     pub(crate) static MIN_EXPIRES_MODE: Number = Number::default(0);

@@ -7,7 +7,7 @@ use lab::sipp::Sipp;
 
 use crate::peers::{Kind, Peer, Peers, Setup};
 use crate::report::{self, Comparison, Measured, Target};
-use crate::{Options, SEARCH_SECONDS, load, measure, phones, warm_up};
+use crate::{Options, SEARCH_SECONDS, driver, load, measure, phones, warm_up};
 
 /// The slowest first.
 const PEERS: [Kind; 4] = [Kind::StockInDatabase, Kind::StockInMemory, Kind::Plain, Kind::Async];
@@ -38,11 +38,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let calling = with(&peers, |_| Ok(phones::calling(peers.users())))?;
     let lookup = compare(options, "lookup", &calling, common_rate(options, "lookup", &calling)?)?;
     let floor = floor_of_lookup(options, &calling, &lookup)?;
+    let driver = driver::measure(options, &peers, lookup.common_rate)?;
     let targets: Vec<Target> = [&refresh, &lookup].into_iter().flat_map(targets).collect();
     let comparisons = [refresh, lookup, floor];
     comparisons.iter().for_each(report::show);
+    report::show_driver(&driver);
     report::show_targets(&targets);
-    report::write("location", "re-REGISTER and lookup", &comparisons, &targets)
+    report::write("location", "re-REGISTER and lookup", &comparisons, Some(driver), &targets)
 }
 
 /// The same lookups with Cassandra out of it: this module answers from what its I/O process remembers. What is left is what

@@ -3,6 +3,7 @@
 //! Two benchmarks: a challenged REGISTER, and the two operations that a registrar does most: re-REGISTER and lookup.
 #![forbid(unsafe_code)]
 
+mod driver;
 mod load;
 mod location;
 mod peers;
@@ -32,13 +33,20 @@ struct Cli {
     options: Options,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Benchmark {
     /// A challenged REGISTER, and how many a second
     Register,
     /// A re-REGISTER with known credentials, and a lookup
     Location,
+    /// The load of a part of the benchmark `location`
+    #[command(hide = true)]
+    Driver(driver::Load),
 }
+
+/// As in the I/O process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, clap::Args)]
 struct Options {
@@ -80,14 +88,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let wanted = |benchmark| cli.benchmark.is_none_or(|one| one == benchmark);
-    if wanted(Benchmark::Register) {
-        register::run(&cli.options)?;
+    match &cli.benchmark {
+        None => {
+            register::run(&cli.options)?;
+            location::run(&cli.options)
+        }
+        Some(Benchmark::Register) => register::run(&cli.options),
+        Some(Benchmark::Location) => location::run(&cli.options),
+        Some(Benchmark::Driver(load)) => driver::run(load, &cli.options),
     }
-    if wanted(Benchmark::Location) {
-        location::run(&cli.options)?;
-    }
-    Ok(())
 }
 
 /// Every subscriber is registered, so that all measured REGISTERs refresh a binding; and some more, so that Cassandra's compiler

@@ -194,6 +194,11 @@ impl Peers {
         &self.peers
     }
 
+    /// Where Cassandra is.
+    pub(crate) fn contact_point(&self) -> String {
+        self.databases.cassandra.contact_point()
+    }
+
     pub(crate) fn users(&self) -> &[Subscriber] {
         &self.users
     }

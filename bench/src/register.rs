@@ -27,7 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         comparisons.push(compare(options, Duration::from_millis(options.delay_ms), FIRST_RATE_WITH_DELAY)?);
     }
     comparisons.iter().for_each(report::show);
-    report::write("register", "challenged REGISTER", &comparisons, &[])
+    report::write("register", "challenged REGISTER", &comparisons, None, &[])
 }
 
 /// Finds what each peer sustains, then measures all of them at the stock peer's rate, and each at its own, in turn.

@@ -9,6 +9,7 @@ use lab::progress::say;
 use lab::workspace;
 use serde::Serialize;
 
+use crate::driver::Cost;
 use crate::load::Sample;
 use crate::peers::{Kind, Peer, WORKERS};
 
@@ -135,6 +136,14 @@ pub(crate) fn show_targets(targets: &[Target]) {
     }
 }
 
+/// Prints what the driver alone costs.
+pub(crate) fn show_driver(Cost { read_ms, write_ms }: &Cost) {
+    println!(
+        "\nthe driver alone, without Kamailio: {read_ms:.3} ms of CPU for the read of an AoR's bindings, {write_ms:.3} for the \
+         write of one"
+    );
+}
+
 /// Prints medians, and in brackets their ratio to each stock peer's.
 pub(crate) fn show(comparison: &Comparison) {
     let mut header = vec!["", "Kamailio CPU ms", "of it I/O process", "database CPU ms", "p50 / p99 ms"];
@@ -164,7 +173,13 @@ pub(crate) fn show(comparison: &Comparison) {
 }
 
 /// Writes the figures of a benchmark to `target/bench/NAME.json`.
-pub(crate) fn write(name: &str, benchmark: &str, comparisons: &[Comparison], targets: &[Target]) -> Result<()> {
+pub(crate) fn write(
+    name: &str,
+    benchmark: &str,
+    comparisons: &[Comparison],
+    driver: Option<Cost>,
+    targets: &[Target],
+) -> Result<()> {
     let dir = workspace().target().join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let file = dir.join(format!("{name}.json"));
@@ -173,6 +188,7 @@ pub(crate) fn write(name: &str, benchmark: &str, comparisons: &[Comparison], tar
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "sip_workers": WORKERS,
         "comparisons": comparisons,
+        "driver_alone": driver,
         "targets": targets,
     });
     fs::write(&file, serde_json::to_string_pretty(&json)?)
