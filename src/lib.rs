@@ -26,10 +26,6 @@ use host::command::{Table, functions};
 use host::{kemi, params, pv, rpc as rpcs, sys};
 use location::{contacts, lookup, save};
 
-/// The I/O process makes many small blocks in one thread and gives them back in another: glibc's own allocator is slow at that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 functions! { COMMANDS, TWINS:
     "cassandra_www_authenticate"(realm: text, table: text) = auth::www_authenticate, kemi "www_authenticate";
     "cassandra_www_authenticate"(realm: text, table: text, method: text)

@@ -44,10 +44,6 @@ enum Benchmark {
     Driver(driver::Load),
 }
 
-/// As in the I/O process.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Debug, clap::Args)]
 struct Options {
     /// Measured runs of each peer; the medians are shown
