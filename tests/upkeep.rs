@@ -91,7 +91,10 @@ fn refreshed_elsewhere(site: &Site) -> Result<()> {
 
 fn removed_elsewhere(site: &Site) -> Result<()> {
     let (_here, elsewhere) = two_nodes(site, "carol", &["Contact: <sip:carol@127.9.9.1>", "Expires: 0"])?;
-    until_told(&elsewhere, &format!("delete carol@{DOMAIN}"))
+    let removal = format!("delete carol@{DOMAIN}");
+    until_told(&elsewhere, &removal)?;
+    ensure!(told(&elsewhere, &removal) == 1, "{}", elsewhere.log());
+    Ok(())
 }
 
 /// A node with a state_dir, on an address of its own.
