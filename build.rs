@@ -179,7 +179,7 @@ fn generate_bindings(includes: &Path, defines: &[String]) {
             "register_module_stats|sr_kemi_modules_add|sr_kemi_eng_get|sr_kemi_route|shim_.*"
         ))
         .allowlist_type("tm_binds|sl_api.*|auth_api_s|.*contact.*|exp_body|to_body|cseq_body|allow_body|auth_body|dig_cred|branch_t|cfg_def_t|send_flags|sip_protos|sr_xtype_t")
-        .allowlist_var("process_no|route_type|main_rt|sr_dst_max_branches|udp_listen|tcp_listen|SIP_REQUEST|CFG_.*|PV_VAL_.*|PV_TYPE_.*|PVT_AVP|PROTO_.*|SND_F_.*|SR_XTYPE_.*|PARAM_.*|PV_NAME_.*|[A-Z_]+_ROUTE|STAT_[A-Z_]+|HDR_.*|METHOD_.*|PROC_.*|L_[A-Z]+|LUMP_RPL_.*|SR_KEMIP_.*")
+        .allowlist_var("process_no|route_type|main_rt|sr_dst_max_branches|udp_listen|tcp_listen|SIP_REQUEST|CFG_.*|PV_VAL_.*|PV_TYPE_.*|PVT_AVP|PROTO_.*|SND_F_.*|SR_XTYPE_.*|PARAM_.*|PV_NAME_.*|[A-Z_]+_ROUTE|STAT_[A-Z_]+|SHIM_.*|HDR_.*|METHOD_.*|PROC_.*|L_[A-Z]+|LUMP_RPL_.*|SR_KEMIP_.*")
         .opaque_type("cell|tm_.*_t|dlg_t|timer_ln")
         .prepend_enum_name(false)
         .layout_tests(true)

@@ -35,10 +35,14 @@ pub(crate) fn call(operation: Operation) -> Outcome {
     with_client(|client, patience| client.call(operation, patience)).unwrap_or_else(Outcome::Unavailable)
 }
 
-/// Asks for `operation` and does not wait: whether it is done nobody is told.
-pub(crate) fn tell(operation: Operation) {
-    if let Err(reason) | Ok(Err(reason)) = with_client(|client, patience| client.tell(operation, patience)) {
-        log_warning!("tell", "something is left undone: {reason}");
+/// Asks for `operation` and does not wait: whether it is done nobody is told. Returns whether it could be asked for.
+pub(crate) fn tell(operation: Operation) -> bool {
+    match with_client(|client, patience| client.tell(operation, patience)) {
+        Ok(Ok(())) => true,
+        Err(reason) | Ok(Err(reason)) => {
+            log_warning!("tell", "something is left undone: {reason}");
+            false
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bridge::attributes::{self, Column};
+use bridge::calls::CallsConfig;
 use bridge::credentials::CacheConfig;
 use bridge::guard::GuardConfig;
 use bridge::owned::{Events, Keepalive, OwnedConfig};
@@ -18,7 +19,7 @@ use store::{Login, StoreConfig, TlsConfig};
 
 use self::registrar::Registrar;
 use crate::host;
-use crate::host::pv::Named;
+use crate::host::pv::{Attribute, Named};
 
 /// The parameters as `modparam` sets them, with their defaults.
 pub(crate) mod raw {
@@ -85,6 +86,16 @@ pub(crate) mod raw {
     pub(crate) static KA_MODE: Number = Number::default(0);
     pub(crate) static KA_INTERVAL: Number = Number::default(40);
     pub(crate) static KA_FROM: Text = Text::unset();
+    pub(crate) static CALL_ID: Text = Text::unset();
+    pub(crate) static CALL_EXTRA: Text = Text::unset();
+    pub(crate) static CALL_LOG: Number = Number::default(0);
+    pub(crate) static CALL_QUEUE: Number = Number::default(10_000);
+    pub(crate) static CALL_SYNC_INTERVAL: Number = Number::default(20);
+    pub(crate) static CALL_SPOOL_SIZE: Number = Number::default(1024);
+    pub(crate) static CALL_REPLAY_RATE: Number = Number::default(2000);
+    pub(crate) static CALL_INTERVAL: Number = Number::default(60);
+    pub(crate) static CALL_LIFETIME: Number = Number::default(43_200);
+    pub(crate) static CALL_DIALOGS: Number = Number::default(1);
     pub(crate) static STALE_LOOKUP: Number = Number::default(1);
     pub(crate) static STALE_BINDINGS: Number = Number::default(100_000);
 }
@@ -110,6 +121,19 @@ pub(crate) struct Config {
     pub(crate) resume_workers: i32,
     /// How script functions check and ask for credentials.
     pub(crate) authentication: Authentication,
+    /// What is told of calls.
+    pub(crate) calls: CallRules,
+}
+
+/// What names a call, and what is told of each of its events.
+#[derive(Debug, Clone)]
+pub(crate) struct CallRules {
+    /// What all legs of a call have in common; the Call-ID without this.
+    pub(crate) call_id: Option<Named>,
+    /// Attributes of every event.
+    pub(crate) extra: Vec<Attribute>,
+    /// Whether what happens to dialogs is recorded.
+    pub(crate) dialogs: bool,
 }
 
 /// How script functions check and ask for credentials.
@@ -161,8 +185,13 @@ pub(crate) fn read() -> Result<Config, String> {
             store: store_config(&local_dc, request_timeout)?,
             node: node(local_dc)?,
             max_expires: registrar::initial_max_expires(),
-            owned: OwnedConfig { events: Events::default(), keepalive: keepalive(&registrar)?, file: state_file()? },
+            owned: OwnedConfig {
+                events: Events::default(),
+                keepalive: keepalive(&registrar)?,
+                file: state_file("contacts.redb")?,
+            },
             stale_bindings: stale_bindings()?,
+            calls: calls()?,
             credential_cache: credential_cache()?,
             guard: guard()?,
             attributes: authentication.loaded.iter().map(|loaded| loaded.column.clone()).collect(),
@@ -180,6 +209,7 @@ pub(crate) fn read() -> Result<Config, String> {
         call_timeout,
         resume_workers: number("resume_workers", &raw::RESUME_WORKERS, 1..=1000)? as i32,
         authentication,
+        calls: call_rules()?,
     })
 }
 
@@ -234,6 +264,31 @@ fn guard() -> Result<GuardConfig, String> {
         per_aor: number("auth_failures_per_aor", &raw::AUTH_FAILURES_PER_AOR, 0..=1_000_000_000)?,
         interval: Duration::from_secs(interval.into()),
     })
+}
+
+fn calls() -> Result<CallsConfig, String> {
+    Ok(CallsConfig {
+        spool_file: state_file("calls.redb")?,
+        spool_bytes: u64::from(number("call_spool_size", &raw::CALL_SPOOL_SIZE, 1..=1_000_000)?) << 20,
+        sync_within: millis("call_sync_interval", &raw::CALL_SYNC_INTERVAL, 2..=10_000)?,
+        queue: number("call_queue", &raw::CALL_QUEUE, 1..=10_000_000)? as usize,
+        replay_rate: number("call_replay_rate", &raw::CALL_REPLAY_RATE, 1..=1_000_000)?,
+        log: switch("call_log", &raw::CALL_LOG)?,
+        interval: seconds("call_interval", &raw::CALL_INTERVAL, 2..=3600)?,
+        lifetime: seconds("call_lifetime", &raw::CALL_LIFETIME, 1..=31_536_000)?,
+    })
+}
+
+/// What names a call and what is told of each event, from variables.
+fn call_rules() -> Result<CallRules, String> {
+    let call_id = raw::CALL_ID.get().map(|written| {
+        Named::find(&written)
+            .ok_or_else(|| format!("parameter call_id is '{written}' but must be a variable, for example $hdr(X-Call)"))
+    });
+    let written = raw::CALL_EXTRA.get().unwrap_or_default();
+    let extra =
+        Attribute::parse_all(&written).map_err(|error| format!("parameter call_extra is '{written}': {error}"))?;
+    Ok(CallRules { call_id: call_id.transpose()?, extra, dialogs: switch("call_dialogs", &raw::CALL_DIALOGS)? })
 }
 
 fn authentication() -> Result<Authentication, String> {
@@ -301,11 +356,11 @@ fn keepalive(registrar: &Registrar) -> Result<Option<Keepalive>, String> {
 }
 
 /// The file of the contacts that this node owns.
-fn state_file() -> Result<Option<PathBuf>, String> {
+fn state_file(name: &str) -> Result<Option<PathBuf>, String> {
     let Some(dir) = raw::STATE_DIR.get().filter(|dir| !dir.is_empty()).map(PathBuf::from) else { return Ok(None) };
     let probe = dir.join(".writable");
     match std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)) {
-        Ok(()) => Ok(Some(dir.join("contacts.redb"))),
+        Ok(()) => Ok(Some(dir.join(name))),
         Err(error) => Err(format!(
             "parameter state_dir is '{}' but no file can be made there: {error}; make the directory and give it to Kamailio's user",
             dir.display()
@@ -398,6 +453,16 @@ fn number(name: &str, parameter: &host::params::Number, allowed: std::ops::Range
         .ok()
         .filter(|number| allowed.contains(number))
         .ok_or_else(|| format!("parameter {name} is {value} but must be {} to {}", allowed.start(), allowed.end()))
+}
+
+fn seconds(
+    name: &str,
+    parameter: &host::params::Number,
+    allowed: std::ops::RangeInclusive<u32>,
+) -> Result<Duration, String> {
+    number(name, parameter, allowed)
+        .map(|value| Duration::from_secs(value.into()))
+        .map_err(|error| format!("{error} seconds"))
 }
 
 fn millis(

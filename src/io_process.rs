@@ -87,6 +87,11 @@ async fn serve(
         async move { service.run().await }
     });
     let upkeep = tokio::spawn(service.clone().watch());
+    let recording = tokio::spawn(service.clone().record_calls());
+    let replay = tokio::spawn(service.clone().replay_calls());
+    let refresh = tokio::spawn(service.clone().refresh_calls());
+    let search = tokio::spawn(service.clone().find_lost_calls());
+    let drain = config.limits.drain;
     let last = match server::serve(links, config.limits, service.clone(), pace, metrics).await {
         Ok(0) => Line::new(Level::Info, "stopped: every accepted operation was completed"),
         Ok(left) => {
@@ -94,6 +99,13 @@ async fn serve(
         }
         Err(error) => Line::new(Level::Critical, format!("the I/O process ends: {error}")),
     };
+    service.stop_calls();
+    // With a spool this is short; without one, calls that Cassandra does not take in this time are lost.
+    let _ = tokio::time::timeout(drain, recording).await;
+    for task in [replay, refresh, search] {
+        task.abort();
+    }
+    service.close_calls().await;
     connection.abort();
     upkeep.abort();
     service.close();

@@ -6,6 +6,7 @@
 
 mod auth;
 mod bridge_client;
+mod calls;
 mod config;
 mod forms;
 mod host;
@@ -68,6 +69,12 @@ functions! { COMMANDS, TWINS:
     "cassandra_save_async"(domain: text, flags: number, route: route) = save::save_async, kemi "save_async";
     "cassandra_save_async"(domain: text, flags: number, uri: text, route: route)
         = save::save_async, kemi "save_uri_async";
+    "cassandra_call_event"(event: text) in ANY_ROUTE = calls::call_event;
+    "cassandra_call_event"(event: text, attributes: attributes) in ANY_ROUTE = calls::call_event, kemi "call_event";
+    "cassandra_call_attr"(name: text, value: text) in ANY_ROUTE = calls::call_attribute, kemi "call_attr";
+    "cassandra_calls_count"(kind: text, key: text) = calls::calls_count, kemi "calls_count";
+    "cassandra_calls_count_async"(kind: text, key: text, route: route)
+        = calls::calls_count_async, kemi "calls_count_async";
     "cassandra_reg_send_reply"() = save::send_kept_reply, kemi "reg_send_reply";
     "cassandra_add_sock_hdr"(name: text) = save::add_sock_hdr, kemi "add_sock_hdr";
     "cassandra_lookup"(domain: text) = lookup::lookup, kemi "lookup";
@@ -119,7 +126,7 @@ functions! { COMMANDS, TWINS:
 }
 
 /// The fixed parameters; those that can be changed at run time follow, then the end of the table.
-static PARAMETERS: Table<[sys::param_export_t; 63 + Setting::COUNT + 1]> = Table([
+static PARAMETERS: Table<[sys::param_export_t; 73 + Setting::COUNT + 1]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -151,6 +158,16 @@ static PARAMETERS: Table<[sys::param_export_t; 63 + Setting::COUNT + 1]> = Table
     config::raw::BATCH_INTERVAL.export(c"batch_interval"),
     config::raw::RESUME_WORKERS.export(c"resume_workers"),
     config::raw::DRAIN_TIMEOUT.export(c"drain_timeout"),
+    config::raw::CALL_ID.export(c"call_id"),
+    config::raw::CALL_EXTRA.export(c"call_extra"),
+    config::raw::CALL_LOG.export(c"call_log"),
+    config::raw::CALL_QUEUE.export(c"call_queue"),
+    config::raw::CALL_SYNC_INTERVAL.export(c"call_sync_interval"),
+    config::raw::CALL_SPOOL_SIZE.export(c"call_spool_size"),
+    config::raw::CALL_REPLAY_RATE.export(c"call_replay_rate"),
+    config::raw::CALL_INTERVAL.export(c"call_interval"),
+    config::raw::CALL_LIFETIME.export(c"call_lifetime"),
+    config::raw::CALL_DIALOGS.export(c"call_dialogs"),
     config::raw::STALE_LOOKUP.export(c"stale_lookup"),
     config::raw::STALE_BINDINGS.export(c"stale_bindings"),
     config::raw::MIN_EXPIRES_MODE.export(c"min_expires_mode"),
@@ -197,13 +214,14 @@ static PARAMETERS: Table<[sys::param_export_t; 63 + Setting::COUNT + 1]> = Table
     params::END,
 ]);
 
-static VARIABLES: Table<[sys::pv_export_t; 3]> = Table([
+static VARIABLES: Table<[sys::pv_export_t; 4]> = Table([
     pv::class!("cassandra", variables::parse, variables::read),
+    pv::class!("cassandra_call", calls::parse_variable, calls::read_variable),
     pv::class!("cassandra_contact", contacts::parse_variable, contacts::read_variable),
     pv::END,
 ]);
 
-static METHODS: Table<[sys::rpc_export_t; 12]> = Table([
+static METHODS: Table<[sys::rpc_export_t; 15]> = Table([
     rpcs::method!(
         "cassandra.status",
         "State of the Cassandra session, the circuit breaker and the queues",
@@ -215,6 +233,13 @@ static METHODS: Table<[sys::rpc_export_t; 12]> = Table([
         "Shows the circuit breaker; open keeps everybody off Cassandra until close. Parameters: [open|close]",
         rpc::breaker
     ),
+    rpcs::method!("cassandra.call", "What happened to a call. Parameters: CALLID", rpc::calls::call),
+    rpcs::method!(
+        "cassandra.calls",
+        "Calls under way on all nodes. Parameters: [dc=DC] [node=NODE] [account=ACCOUNT] [subscriber=AOR] [limit=N]",
+        rpc::calls::calls
+    ),
+    rpcs::method!("cassandra.calls_count", "How many calls are under way on each node", rpc::calls::calls_count),
     rpcs::method!("cassandra.lookup", "Current bindings of an AoR. Parameters: AOR", rpc::location::lookup),
     rpcs::method!("cassandra.rm", "Removes all bindings of an AoR. Parameters: AOR", rpc::location::rm),
     rpcs::method!(
@@ -269,6 +294,13 @@ unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     host::guard::guard(|| lifecycle::start_process(host::process::Rank::from_raw(rank)))
 }
 
+unsafe extern "C" fn destroy() {
+    host::guard::guard(|| {
+        lifecycle::finish();
+        0
+    });
+}
+
 /// The module's description: what the loader looks for.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, private_interfaces)]
@@ -282,7 +314,7 @@ pub static exports: Table<sys::module_exports_t> = Table(sys::module_exports_t {
     response_f: None,
     init_mod_f: Some(mod_init),
     init_child_f: Some(child_init),
-    destroy_mod_f: None,
+    destroy_mod_f: Some(destroy),
 });
 
 /// The loader compares this with its own version string.

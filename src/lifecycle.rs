@@ -3,13 +3,13 @@
 
 use std::sync::Mutex;
 
-use bridge::metrics::count;
+use bridge::metrics::{count, get};
 use bridge::protocol::{MAX_MESSAGE, Task, decode};
 use bridge::transport::{Link, Seqpacket};
 use once_cell::sync::OnceCell;
 
 use crate::config::{self, Config};
-use crate::host::log::log_error;
+use crate::host::log::{log_error, log_info};
 use crate::host::process::{self, Forked, Rank};
 use crate::host::{self, shared};
 use crate::{io_process, outcome, statistics, upkeep};
@@ -48,6 +48,9 @@ fn try_initialise() -> Result<(), String> {
     host::auth::bind()?;
     host::keepalive::listen();
     let config = config::read()?;
+    if config.calls.dialogs {
+        host::dialog::follow()?;
+    }
     host::stats::register(c"cassandra", statistics::rows())?;
     process::announce(1 + config.resume_workers);
     let _ = CONFIG.set(config);
@@ -61,6 +64,22 @@ pub(crate) fn start_process(rank: Rank) -> i32 {
         Rank::Main => fork_processes(),
         Rank::Other => Ok(()),
     })
+}
+
+/// The end, in the main process, when all others are gone: tells what became of the calls' events, also when the I/O process was
+/// killed and could not.
+pub(crate) fn finish() {
+    let Some(metrics) = shared::metrics() else { return };
+    let [captured, accepted, dropped] =
+        [&metrics.call_events, &metrics.call_events_accepted, &metrics.call_events_dropped].map(get);
+    if captured == 0 {
+        return;
+    }
+    let kept = format!("call events: {captured} captured, {accepted} of them are kept, {dropped} were dropped");
+    match captured.saturating_sub(accepted + dropped) {
+        0 => log_info!("stop", "{kept}"),
+        lost => log_error!("stop", "{kept}, {lost} are lost with the I/O process"),
+    }
 }
 
 fn status(result: Result<(), String>) -> i32 {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, Authorization, Search};
 use crate::bridge_client::{self, Submitted};
+use crate::calls;
 use crate::host::auth::code;
 use crate::host::command::{Args, ResumeIn, ScriptCode};
 use crate::host::log::log_error;
@@ -77,6 +78,8 @@ pub(crate) enum Apply {
         /// Name of those for each.
         contact: String,
     },
+    /// Somebody's calls were counted.
+    CallsCount,
 }
 
 /// Asks for `operation`, waits, applies the answer; the plain form of every function.
@@ -240,6 +243,11 @@ pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) ->
         (Apply::LookupXavp { aor, record, contact }, Outcome::Contacts(bindings)) => {
             finish(contacts::apply_lookup_xavp(aor, record, contact, &bindings), None)
         }
+        (Apply::CallsCount, Outcome::CallsCounted { calls, max_calls }) => {
+            let result = calls::apply_count(calls, max_calls);
+            variables::leave(Left { code: result, calls: Some((calls, max_calls)), ..Left::default() });
+            result
+        }
         // An answer to another question: a bug, that the caller takes for an error.
         _ => finish(code::ERROR, None),
     }
@@ -251,13 +259,13 @@ pub(crate) fn finish(result: ScriptCode, unavailable: Option<Unavailable>) -> Sc
         count_unavailable(metrics, reason);
     }
     let status = if unavailable.is_some() { 503 } else { 0 };
-    variables::leave(Left { code: result, unavailable, status });
+    variables::leave(Left { code: result, unavailable, status, ..Left::default() });
     result
 }
 
 /// Leaves the code, and the SIP status that it stands for (0 for none).
 pub(crate) fn finish_with_status(result: ScriptCode, status: u16) -> ScriptCode {
-    variables::leave(Left { code: result, unavailable: None, status });
+    variables::leave(Left { code: result, status, ..Left::default() });
     result
 }
 

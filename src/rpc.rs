@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod authentication;
+pub(crate) mod calls;
 pub(crate) mod location;
 
 use bridge::Metrics;

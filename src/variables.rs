@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use bridge::protocol::Unavailable;
 
+use crate::host::message::Message;
 use crate::host::pv::Value;
 
 /// What a function left behind.
@@ -16,17 +17,20 @@ pub(crate) struct Left {
     pub(crate) unavailable: Option<Unavailable>,
     /// The SIP status that a failure stands for; 0 for none.
     pub(crate) status: u16,
+    /// How many calls were counted, and how many there may be.
+    pub(crate) calls: Option<(u32, u32)>,
 }
 
 thread_local! {
-    static LEFT: Cell<Left> = const { Cell::new(Left { code: 0, unavailable: None, status: 0 }) };
+    static LEFT: Cell<Left> = const { Cell::new(Left { code: 0, unavailable: None, status: 0, calls: None }) };
 }
 
 /// A variable: its name, and how it is read.
 type Variable = (&'static str, fn(Left) -> Value);
 
 /// All variables of the class; the number of each is its index.
-const ALL: [Variable; 3] = [("rc", return_code), ("reason", reason), ("status", status)];
+const ALL: [Variable; 5] =
+    [("rc", return_code), ("reason", reason), ("status", status), ("calls", calls), ("max_calls", max_calls)];
 
 /// Keeps what a function leaves behind.
 pub(crate) fn leave(left: Left) {
@@ -46,7 +50,7 @@ pub(crate) fn parse(name: &str) -> Result<i32, String> {
 }
 
 /// Reads the variable of this number.
-pub(crate) fn read(number: i32, _index: i32) -> Value {
+pub(crate) fn read(_: &Message<'_>, number: i32, _index: i32) -> Value {
     let variable = usize::try_from(number).ok().and_then(|index| ALL.get(index));
     variable.map_or(Value::Null, |(_, read)| read(LEFT.get()))
 }
@@ -57,6 +61,18 @@ fn return_code(left: Left) -> Value {
 
 fn status(left: Left) -> Value {
     if left.status == 0 { Value::Null } else { Value::Number(left.status.into()) }
+}
+
+fn calls(left: Left) -> Value {
+    left.calls.map_or(Value::Null, |(calls, _)| number(calls))
+}
+
+fn max_calls(left: Left) -> Value {
+    left.calls.map_or(Value::Null, |(_, most)| number(most))
+}
+
+fn number(value: u32) -> Value {
+    Value::Number(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
 fn reason(left: Left) -> Value {

@@ -6,15 +6,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, headers};
+use common::sip::{Agent, ack, headers};
 use common::{DOMAIN, Site, phone, phone_with_password, run, statistic};
 use lab::kamailio::{Config, Kamailio};
 use lab::sipp::Sipp;
+use lab::wait::until;
 use lab::workspace;
 
 const SCRIPT: &str = "tests/cfg/kemi.cfg";
 /// Longer than a call waits, shorter than the driver's patience with a silent connection.
 const TOO_SLOW: Duration = Duration::from_millis(1200);
+const SOON: Duration = Duration::from_secs(20);
 /// Functions that are not for scripts.
 const INTERNAL: [&str; 3] = ["apply_answer", "test_panic", "test_io_panic"];
 
@@ -30,6 +32,9 @@ fn main() -> ExitCode {
             ("a_lua_script_challenges_a_wrong_password_async", |site| refuses(site, "async")),
             ("a_lua_script_is_told_that_the_backend_is_unavailable_plain", |site| unavailable(site, "plain")),
             ("a_lua_script_is_told_that_the_backend_is_unavailable_async", |site| unavailable(site, "async")),
+            ("a_lua_script_records_a_call", records),
+            ("a_lua_script_counts_calls_plain", |site| counts(site, "plain")),
+            ("a_lua_script_counts_calls_async", |site| counts(site, "async")),
             ("without_a_kemi_script_to_resume_in_an_async_function_refuses", no_engine),
             ("every_script_function_has_its_twin", twins),
         ],
@@ -56,6 +61,35 @@ fn registers_and_calls(site: &Site, form: &str, resumed: u64) -> Result<()> {
     ensure!(site.contacts("bob")?.is_empty(), "still stored");
     ensure!(statistic(&kamailio, "resumed")? == resumed, "{}", kamailio.log());
     ensure!(!kamailio.log().contains("ERROR"), "{}", kamailio.log());
+    Ok(())
+}
+
+fn records(site: &Site) -> Result<()> {
+    let kamailio = start(site, "plain")?;
+    let callee = Sipp::new("uas_answer.xml").spawn()?;
+    run(&kamailio, phone(&kamailio, "register.xml", "bob").key("contact", callee.local()))?;
+    run(&kamailio, phone(&kamailio, "uac_invite_auth.xml", "alice").key("callee", format!("bob@{DOMAIN}")))?;
+    callee.finish()?.check()?;
+    let call = until("the end of the call", SOON, || -> Result<Option<serde_json::Value>> {
+        let shown = site.sipctl(&["--json", "history", &format!("alice@{DOMAIN}")], "")?;
+        let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+        Ok(calls.into_iter().find(|call| call["disposition"] == "answered"))
+    })?;
+    let shown = site.sipctl(&["--json", "call", call["call_id"].as_str().unwrap_or_default()], "")?;
+    let events: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+    ensure!(events.len() == 2 && events[1]["event"] == "call-end", "{events:?}");
+    ensure!(events[0]["extra"] == serde_json::json!({"form": "plain", "kept": "plain", "trunk": "bob"}), "{events:?}");
+    run(&kamailio, phone(&kamailio, "unregister_all.xml", "bob"))?;
+    Ok(())
+}
+
+fn counts(site: &Site, form: &str) -> Result<()> {
+    let kamailio = start(site, form)?;
+    let mut agent = Agent::udp(&kamailio)?;
+    let invite = agent.request("INVITE", &format!("sip:count@{DOMAIN}"), "bob", "count", &[]);
+    let answer = agent.ask(&invite).with_context(|| kamailio.log())?;
+    agent.send(&ack(&invite, &answer))?;
+    ensure!(headers(&answer, "X-Calls") == ["1 0"], "{answer}");
     Ok(())
 }
 

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             ("two_contacts_are_kept_and_the_higher_q_comes_first", two_contacts),
             ("a_registration_expires", expires),
             ("a_call_reaches_the_registered_phone_async", |site| calls(site, site.all_in_one())),
+            ("a_call_through_the_all_in_one_configuration_is_recorded", recorded),
             ("a_call_reaches_the_registered_phone_plain", |site| calls(site, site.plain())),
             ("a_call_to_an_unregistered_user_gets_404", unregistered),
             ("a_new_password_works_at_once", new_password),
@@ -103,6 +104,24 @@ fn calls(site: &Site, config: Config) -> Result<()> {
     run(&kamailio, phone(&kamailio, "uac_invite_auth.xml", "alice").key("callee", "carol@example.com"))?;
     callee.finish()?.check()?;
     run(&kamailio, phone(&kamailio, "unregister_all.xml", "carol"))?;
+    Ok(())
+}
+
+fn recorded(site: &Site) -> Result<()> {
+    let kamailio = site.connected(site.all_in_one())?;
+    let callee = Sipp::new("uas_answer.xml").spawn()?;
+    run(&kamailio, phone(&kamailio, "register.xml", "erin").key("contact", callee.local()))?;
+    run(&kamailio, phone(&kamailio, "uac_invite_auth.xml", "bob").key("callee", "erin@example.com"))?;
+    callee.finish()?.check()?;
+    run(&kamailio, phone(&kamailio, "unregister_all.xml", "erin"))?;
+    for user in ["bob", "erin"] {
+        let history = || site.sipctl(&["--csv", "history", &format!("{user}@example.com")], "");
+        until("the end of the call", Duration::from_secs(20), || {
+            history().is_ok_and(|calls| calls.contains(",answered,"))
+        })
+        .with_context(|| format!("{:?}\n{}", history(), kamailio.log()))?;
+        ensure!(history()?.lines().count() == 2, "{}", history()?);
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 //! * [`breaker`]: turns a dead backend into an immediate answer;
 //! * [`service`]: what the operations do, over `store` and `domain`;
 //! * [`owned`]: the bindings that this node wrote, for their ends and keepalives;
+//! * [`calls`]: call events on their way, and the spool that keeps them while Cassandra does not;
 //! * [`credentials`]: subscribers that were read lately;
 //! * [`guard`]: slows those who guess;
 //! * [`attributes`]: what the script is told of a subscriber.
@@ -21,6 +22,7 @@
 
 pub mod attributes;
 pub mod breaker;
+pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod credentials;

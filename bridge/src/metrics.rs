@@ -88,6 +88,16 @@ metrics! {
     keepalives,
     /// Events of bindings that were dropped, since too many were on their way.
     events_dropped,
+    /// Events of calls that were captured.
+    call_events,
+    /// Those of them that are in Cassandra or synced to the spool: these are not lost.
+    call_events_accepted,
+    /// Those of them that are lost: refused by a full queue, or given up for newer ones.
+    call_events_dropped,
+    /// Events in the spool, which Cassandra has not taken yet.
+    call_events_spooled,
+    /// 1 while the spool cannot be used.
+    call_spool_broken,
     /// Lookups answered from memory, since Cassandra was unreachable.
     lookups_stale,
 }

@@ -1,9 +1,10 @@
 //! What is said between a worker and the I/O process. Both ends are the same binary, so the messages carry no version.
 
+use domain::call::{ActiveCall, CallFilter};
 use domain::digest::{Credentials, Form};
 use domain::lookup::{Filter, Target};
 use domain::register::{Register, Rejection, Saved};
-use domain::{Aor, Binding, Which};
+use domain::{Aor, Binding, CallEvent, Which};
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::Attributes;
@@ -142,11 +143,41 @@ pub enum Operation {
     Subscriber(Aor),
     /// Look after what the I/O process remembers; the backend is not asked.
     Housekeeping(Housekeeping),
+    /// Take over an event of a call; it is written when it can be. There is no answer.
+    Note(Box<CallEvent>),
+    /// Tell what happened to a call, of all its legs and on all nodes.
+    Call(String),
+    /// List the calls that are under way on all nodes, at most so many of them.
+    ActiveCalls(CallFilter, u32),
+    /// Tell how many calls are under way on each node.
+    CallCounts,
+    /// Tell how many calls somebody has and may have.
+    CountCalls(CallParty),
     /// Fetch an answer that was too long for a completion.
     Claim(u64),
     /// Panic in the I/O process.
     #[cfg(feature = "fault-injection")]
     Panic,
+}
+
+/// Whose calls are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallParty {
+    /// A subscriber's, calling and called.
+    Subscriber(Aor),
+    /// An account's.
+    Account(String),
+}
+
+/// How many calls a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCalls {
+    /// Its data centre.
+    pub dc: String,
+    /// Its name.
+    pub node: String,
+    /// Calls.
+    pub calls: u32,
 }
 
 /// Credentials to check.
@@ -224,6 +255,24 @@ pub enum Outcome {
     Subscriber(Option<Attributes>),
     /// To [`Operation::Housekeeping`].
     Report(Report),
+    /// To [`Operation::Call`], in the order in which it happened; none for a call that nobody knows.
+    Call(Vec<CallEvent>),
+    /// To [`Operation::ActiveCalls`].
+    ActiveCalls {
+        /// The oldest first.
+        calls: Vec<ActiveCall>,
+        /// How many there are of this kind, shown or not.
+        total: u32,
+    },
+    /// To [`Operation::CallCounts`], by data centre and node.
+    CallCounts(Vec<NodeCalls>),
+    /// To [`Operation::CountCalls`].
+    CallsCounted {
+        /// How many there are.
+        calls: u32,
+        /// How many there may be; 0 for no limit, and for an account.
+        max_calls: u32,
+    },
     /// To any: the backend could not answer; nothing is known.
     Unavailable(Unavailable),
 }

@@ -32,6 +32,11 @@ const MOST_IDLE_TASKS: usize = 256;
 
 /// What the operations do.
 pub trait Backend: Send + Sync + 'static {
+    /// Does what is done at once, whatever is under way, and of which nobody wants to hear; gives any other operation back.
+    fn take(&self, operation: Operation) -> Option<Operation> {
+        Some(operation)
+    }
+
     /// Runs one operation. At `deadline` it is dropped, wherever it is.
     fn perform(&self, operation: Operation, deadline: Monotonic) -> impl Future<Output = Outcome> + Send;
 }
@@ -145,6 +150,7 @@ impl<B: Backend> Server<B> {
                 return;
             }
         };
+        let Some(operation) = self.backend.take(request.operation) else { return };
         let slot = self.slots.clone().try_acquire_owned().ok();
         let overloaded = slot.is_none();
         self.show_in_flight();
@@ -154,7 +160,7 @@ impl<B: Backend> Server<B> {
             id: request.id,
             admitted: Monotonic::now(),
             deadline: request.deadline,
-            operation: Some(request.operation),
+            operation: Some(operation),
             _caller: (request.answer == AnswerTo::Caller).then(|| self.pace.caller_waits()),
             answer: Some(request.answer),
             slot,
@@ -421,6 +427,7 @@ async fn send_when_writable(link: &Seqpacket, message: &[u8]) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
     use domain::lookup::Target;
@@ -429,12 +436,24 @@ mod tests {
     use crate::client::Client;
     use crate::metrics::get;
     use crate::protocol::{Continuation, Lookup, decode};
-    use crate::testing::lookup;
+    use crate::testing::{call_event, lookup};
 
     /// Answers lookups by user name: what each test needs of a backend.
     struct Scripted;
 
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
     impl Backend for Scripted {
+        fn take(&self, operation: Operation) -> Option<Operation> {
+            match operation {
+                Operation::Note(_) => {
+                    TAKEN.fetch_add(1, Ordering::Relaxed);
+                    None
+                }
+                other => Some(other),
+            }
+        }
+
         async fn perform(&self, operation: Operation, _deadline: Monotonic) -> Outcome {
             let Operation::Lookup(targets, _) = operation else { panic!("not scripted") };
             let [Target::Aor(aor)] = targets.as_slice() else { panic!("not scripted") };
@@ -549,6 +568,24 @@ mod tests {
         }
         let mut refused = Client::new(running.near.remove(0), running.metrics);
         assert_eq!(refused.call(lookup("alice"), PATIENCE), Outcome::Unavailable(Unavailable::Overloaded));
+        completion(&running.completions);
+    }
+
+    #[test]
+    fn what_is_done_at_once_is_never_refused_nor_too_late() {
+        let mut running = start(2, 1);
+        let mut busy = Client::new(running.near.remove(0), running.metrics);
+        busy.submit(lookup("slow"), PATIENCE, ticket()).expect("queued");
+        while get(&running.metrics.in_flight) == 0 {
+            thread::yield_now();
+        }
+        let mut telling = Client::new(running.near.remove(0), running.metrics);
+        for number in 0..10 {
+            let event = Operation::Note(Box::new(call_event("call-attempt", number)));
+            telling.tell(event, Duration::ZERO).expect("queued");
+        }
+        assert_eq!(telling.call(lookup("alice"), PATIENCE), Outcome::Unavailable(Unavailable::Overloaded));
+        assert_eq!(TAKEN.load(Ordering::Relaxed), 10);
         completion(&running.completions);
     }
 

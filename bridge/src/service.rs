@@ -2,18 +2,20 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use domain::Aor;
 use domain::gruu::GruuKey;
 use domain::register::Node;
+use quick_cache::sync::Cache;
 use store::{ConnectError, Store, StoreConfig, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::attributes::Column;
 use crate::breaker::{Breaker, State};
+use crate::calls::{Calls, CallsConfig};
 use crate::clock::Monotonic;
 use crate::credentials::{CacheConfig, Credentials};
 use crate::guard::{Guard, GuardConfig};
@@ -22,14 +24,21 @@ use crate::metrics::{Metrics, count, set};
 use crate::owned::{Owned, OwnedConfig};
 use crate::protocol::{Operation, Outcome, Task, Unavailable};
 use crate::server::Backend;
+use calls::Party;
 
+mod active;
 mod authentication;
+mod calls;
 mod location;
 mod operate;
 mod upkeep;
 
 /// AoRs whose hash is equal share a lock; with this many, two that are saved at once hardly ever do.
 const LOCKS: usize = 4096;
+
+/// Parties of calls whose account is remembered, and for how long.
+const PARTIES: usize = 50_000;
+const PARTY_LIFETIME: Duration = Duration::from_secs(300);
 
 /// Longest pause between two attempts to connect.
 const SLOWEST_RECONNECT: Duration = Duration::from_secs(10);
@@ -53,6 +62,8 @@ pub struct ServiceConfig {
     pub guard: GuardConfig,
     /// What the script is told of a subscriber.
     pub attributes: Vec<Column>,
+    /// How call events are kept.
+    pub calls: CallsConfig,
     /// Failures in a row that open the circuit breaker.
     pub breaker_threshold: u32,
     /// Pause between two probes of an open breaker, and before the second attempt to connect.
@@ -71,6 +82,8 @@ pub struct Service {
     notices: mpsc::Sender<Task>,
     credentials: Credentials,
     guard: Guard,
+    calls: Arc<Calls>,
+    parties: Cache<Aor, Party>,
     breaker: Mutex<Breaker>,
     locks: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
@@ -95,6 +108,8 @@ impl Service {
             notices,
             credentials: Credentials::new(config.credential_cache, metrics),
             guard: Guard::new(config.guard),
+            calls: Arc::new(Calls::new(config.calls.clone(), metrics)),
+            parties: Cache::new(PARTIES),
             breaker: Mutex::new(Breaker::new(config.breaker_threshold)),
             last_known: LastKnown::new(config.stale_bindings),
             config,
@@ -202,8 +217,12 @@ impl Service {
             Operation::Lookup(targets, filter) => self.lookup(store, targets, filter).await.map(Outcome::Found),
             Operation::Contacts(aor, filter) => self.contacts(store, aor, filter).await.map(Outcome::Contacts),
             Operation::Remove { aor, which } => self.remove(store, aor, which).await.map(Outcome::Removed),
+            Operation::Call(call_id) => store.call_events(call_id).await.map(Outcome::Call),
+            Operation::ActiveCalls(filter, most) => self.active_calls(store, filter, *most).await,
+            Operation::CallCounts => self.call_counts(store).await,
+            Operation::CountCalls(party) => self.count_calls(store, party).await,
             // Answered before they come here.
-            Operation::Claim(_) | Operation::ForceBreaker(_) | Operation::Housekeeping(_) => {
+            Operation::Claim(_) | Operation::Note(_) | Operation::ForceBreaker(_) | Operation::Housekeeping(_) => {
                 Ok(Outcome::Unavailable(Unavailable::Failed))
             }
             #[cfg(feature = "fault-injection")]
@@ -255,6 +274,16 @@ impl Service {
 }
 
 impl Backend for Service {
+    fn take(&self, operation: Operation) -> Option<Operation> {
+        match operation {
+            Operation::Note(event) => {
+                self.note(*event);
+                None
+            }
+            other => Some(other),
+        }
+    }
+
     async fn perform(&self, operation: Operation, deadline: Monotonic) -> Outcome {
         if let Some(known) = self.without_asking(&operation) {
             return known;

@@ -1,7 +1,8 @@
 //! What the unit tests share.
 
+use domain::call::EventId;
 use domain::lookup::{Filter, Target};
-use domain::{Aor, Binding, BindingKey};
+use domain::{Aor, Binding, BindingKey, CallEvent};
 
 use crate::protocol::Operation;
 
@@ -15,6 +16,18 @@ pub(crate) fn lookup(user: &str) -> Operation {
 pub(crate) fn binding(contact: &str) -> Binding {
     let key = BindingKey::for_contact("", 0, contact);
     Binding { key, call_id: "call".to_owned(), cseq: 1, ..Binding::of_uri(contact.to_owned()) }
+}
+
+/// An event of a call, `micros` after the epoch.
+pub(crate) fn call_event(name: &str, micros: i64) -> CallEvent {
+    let aor = |user: &str| format!("{user}@example.com");
+    CallEvent {
+        event: name.to_owned(),
+        call_id: "call".to_owned(),
+        caller: aor("alice"),
+        callee: aor("bob"),
+        ..CallEvent::new(EventId::new(micros, 1, 1))
+    }
 }
 
 /// A file of a test's own, removed at its end.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bridge::Metrics;
+use bridge::calls::CallsConfig;
 use bridge::clock::Monotonic;
 use bridge::credentials::CacheConfig;
 use bridge::guard::GuardConfig;
@@ -118,6 +119,7 @@ async fn connected_service(node: &Cassandra) -> Result<Arc<Service>> {
         node: Node { name: "here".to_owned(), ..Node::default() },
         max_expires: 3600,
         owned: OwnedConfig::default(),
+        calls: CallsConfig::default(),
         stale_bindings: 0,
         credential_cache: CacheConfig {
             entries: 100,

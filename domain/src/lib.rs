@@ -6,6 +6,7 @@
 
 pub mod aor;
 pub mod binding;
+pub mod call;
 pub mod digest;
 pub mod gruu;
 pub mod lookup;
@@ -17,4 +18,5 @@ pub mod uri;
 
 pub use aor::Aor;
 pub use binding::{Binding, BindingKey, BindingState, Which};
+pub use call::{CallEvent, CallRecord};
 pub use time::Timestamp;

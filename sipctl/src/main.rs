@@ -1,4 +1,4 @@
-//! `sipctl`: what an operator sees and does: schema, subscribers, registrations.
+//! `sipctl`: what an operator sees and does: schema, subscribers, registrations, calls.
 //!
 //! Passwords come from standard input or a prompt, never from the command line; only HA1s are stored, and none is shown.
 #![forbid(unsafe_code)]
@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use connection::Connection;
-use output::Output;
+use output::{Format, Output};
 
 /// A command line that is not understood.
 const USAGE: u8 = 2;
@@ -26,10 +26,23 @@ struct Cli {
     #[command(flatten)]
     connection: Connection,
     /// Print JSON instead of tables, and an error as {"error": "..."}.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "csv")]
     json: bool,
+    /// Print lists as comma-separated values.
+    #[arg(long, global = true)]
+    csv: bool,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    fn format(&self) -> Format {
+        match (self.json, self.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            _ => Format::Table,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -42,6 +55,12 @@ enum Command {
     Subscriber(commands::subscriber::Subscriber),
     /// Show where a subscriber is registered.
     Registrations(commands::registrations::Registrations),
+    /// Show the calls that are under way on all nodes.
+    Calls(commands::calls::Calls),
+    /// Show what happened to a call, on all nodes.
+    Call(commands::history::Call),
+    /// Show the calls of a subscriber, the latest first.
+    History(commands::history::History),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +68,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
     };
-    let output = Output::new(cli.json);
+    let output = Output::new(cli.format());
     match run(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -66,6 +85,9 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<()> {
             Command::Schema(command) => command.run(&cli.connection, output).await,
             Command::Subscriber(command) => command.run(&cli.connection, output).await,
             Command::Registrations(command) => command.run(&cli.connection, output).await,
+            Command::Calls(command) => command.run(&cli.connection, output).await,
+            Command::Call(command) => command.run(&cli.connection, output).await,
+            Command::History(command) => command.run(&cli.connection, output).await,
         }
     })
 }
@@ -75,7 +97,7 @@ fn not_understood(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || env::args_os().all(|argument| argument != "--json") {
         error.exit();
     }
-    Output::new(true).error(&usage_error(error));
+    Output::new(Format::Json).error(&usage_error(error));
     ExitCode::from(USAGE)
 }
 

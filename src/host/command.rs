@@ -23,6 +23,8 @@ pub(crate) enum Parameter {
     Number,
     /// Where an async function resumes: a route of the configuration, a function of a KEMI script.
     Route,
+    /// Names and values, `name=$pv;...`: the function evaluates the values, so that none of them can be taken for more.
+    Attributes,
 }
 
 /// Which kind of script made a call.
@@ -93,6 +95,7 @@ pub(crate) fn argument(given: &[String], index: usize) -> &str {
 pub(crate) unsafe fn run(
     name: &'static str,
     message: *mut sys::sip_msg,
+    parameters: &[Parameter],
     arguments: &[*mut c_char],
     function: fn(&mut Message<'_>, &Args) -> ScriptCode,
 ) -> c_int {
@@ -100,7 +103,12 @@ pub(crate) unsafe fn run(
         // SAFETY: the interpreter's message is valid for the call.
         let Some(mut message) = (unsafe { Message::from_raw(message) }) else { return -1 };
         let mut values = Vec::with_capacity(arguments.len());
-        for argument in arguments {
+        for (kind, argument) in parameters.iter().zip(arguments) {
+            if *kind == Parameter::Attributes {
+                // SAFETY: left as it was written, terminated text.
+                values.push(unsafe { CStr::from_ptr(*argument) }.to_string_lossy().into_owned());
+                continue;
+            }
             let mut value = sys::str_ { s: ptr::null_mut(), len: 0 };
             // SAFETY: the parameter was prepared by fixup_spve_all; the result stays valid until the next evaluation.
             if unsafe { sys::get_str_fparam(&mut value, message.raw(), argument.cast()) } != 0 {
@@ -126,9 +134,19 @@ pub(crate) unsafe fn fixup(
 ) -> c_int {
     guard(|| {
         let Some(kind) = usize::try_from(number - 1).ok().and_then(|index| parameters.get(index)) else { return 0 };
+        // SAFETY: before its fixup a parameter is terminated text.
+        let written = || unsafe { CStr::from_ptr((*parameter).cast()) }.to_string_lossy().into_owned();
+        if *kind == Parameter::Attributes {
+            return match super::pv::Attribute::parse_all(&written()) {
+                Ok(_) => 0,
+                Err(sentence) => {
+                    super::log::log_error!(name, "'{}' is not understood: {sentence}", written());
+                    -1
+                }
+            };
+        }
         if *kind == Parameter::Route {
-            // SAFETY: before its fixup a parameter is terminated text.
-            let written = unsafe { CStr::from_ptr((*parameter).cast()) }.to_string_lossy().into_owned();
+            let written = written();
             if !written.contains('$') && super::tm::find_route(&written).is_none() {
                 super::log::log_error!(
                     name,
@@ -154,7 +172,8 @@ pub(crate) unsafe fn fixup(
 /// }
 /// ```
 ///
-/// * A parameter is `text`, `number` or `route` (the last of an async function: a route; in KEMI a callback). The function,
+/// * A parameter is `text`, `number`, `attributes` (`name=$pv;...`, which the function evaluates) or `route` (the last of an
+///   async function: a route; in KEMI a callback). The function,
 ///   `fn(&mut Message<'_>, &Args) -> ScriptCode`, reads all of them from its [`Args`] by index. Five at most, or six of text:
 ///   no KEMI engine calls a function with more.
 /// * `in ANY_ROUTE` (or another of Kamailio's route masks) says where it may be called from; without it that is
@@ -200,7 +219,7 @@ macro_rules! command {
             message: *mut $crate::host::sys::sip_msg $(, $argument: *mut std::os::raw::c_char)*
         ) -> std::os::raw::c_int {
             // SAFETY: the interpreter's call, passed on with as many parameters as the row declares.
-            unsafe { $crate::host::command::run($name, message, &[$($argument),*], $function) }
+            unsafe { $crate::host::command::run($name, message, PARAMETERS, &[$($argument),*], $function) }
         }
         $crate::host::sys::cmd_export_t {
             name: concat!($name, "\0").as_ptr().cast_mut().cast(),
@@ -230,6 +249,9 @@ macro_rules! parameter {
     };
     (route) => {
         $crate::host::command::Parameter::Route
+    };
+    (attributes) => {
+        $crate::host::command::Parameter::Attributes
     };
 }
 pub(crate) use parameter;

@@ -119,7 +119,7 @@ pub(crate) const fn row(name: &'static str, function: *mut c_void, parameters: &
     let mut index = 0;
     while index < parameters.len() {
         types[index] = match parameters[index] {
-            Parameter::Text | Parameter::Route => sys::SR_KEMIP_STR as c_int,
+            Parameter::Text | Parameter::Route | Parameter::Attributes => sys::SR_KEMIP_STR as c_int,
             Parameter::Number => sys::SR_KEMIP_INT as c_int,
         };
         index += 1;

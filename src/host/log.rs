@@ -55,7 +55,10 @@ macro_rules! log_error {
 macro_rules! log_warning {
     ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Warning, $function, &format!($($arg)+)) };
 }
+macro_rules! log_info {
+    ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Info, $function, &format!($($arg)+)) };
+}
 macro_rules! log_debug {
     ($function:expr, $($arg:tt)+) => { $crate::host::log::write($crate::host::log::Level::Debug, $function, &format!($($arg)+)) };
 }
-pub(crate) use {log_debug, log_error, log_warning};
+pub(crate) use {log_debug, log_error, log_info, log_warning};

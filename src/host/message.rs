@@ -84,6 +84,21 @@ impl Message<'_> {
         if self.is_request() { unsafe { text::owned(&self.get().first_line.u.request.method) } } else { String::new() }
     }
 
+    /// The status code; 0 for a request.
+    pub(crate) fn status(&self) -> u16 {
+        if self.is_request() {
+            return 0;
+        }
+        // SAFETY: in a reply's first line the union holds the reply; plain number.
+        u16::try_from(unsafe { self.get().first_line.u.reply.statuscode }).unwrap_or_default()
+    }
+
+    /// The reason phrase; `""` for a request.
+    pub(crate) fn reason_phrase(&self) -> String {
+        // SAFETY: in a reply's first line the union holds the reply.
+        if self.is_request() { String::new() } else { unsafe { text::owned(&self.get().first_line.u.reply.reason) } }
+    }
+
     /// The method as one of Kamailio's bits; 0 for a reply.
     pub(crate) fn method_bit(&self) -> u32 {
         // SAFETY: as above; plain number.

@@ -4,6 +4,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod command;
+pub(crate) mod dialog;
 pub(crate) mod event;
 pub(crate) mod guard;
 pub(crate) mod keepalive;

@@ -1,7 +1,7 @@
 //! Pseudo-variables: the classes that this module adds, `$cassandra(...)` and the like, and all others by their names.
 //!
 //! A class has two functions: one turns the name between the parentheses into a number, while the configuration is read; the
-//! other reads the variable of that number, with its index (`$class(name)[index]`, 0 without).
+//! other reads the variable of that number for a message, with its index (`$class(name)[index]`, 0 without).
 
 use std::os::raw::{c_char, c_int};
 use std::ptr;
@@ -112,7 +112,7 @@ pub(crate) unsafe fn parse(
 /// # Safety
 /// Called by the server with the message, what [`parse`] filled, and a value to fill.
 pub(crate) unsafe fn get(
-    read: fn(i32, i32) -> Value,
+    read: fn(&Message<'_>, i32, i32) -> Value,
     message: *mut sys::sip_msg,
     param: *mut sys::pv_param_t,
     value: *mut sys::pv_value_t,
@@ -126,9 +126,11 @@ pub(crate) unsafe fn get(
             }
             (*param).pvn.u.isname.name.n
         };
+        // SAFETY: the interpreter's current message.
+        let Some(current) = (unsafe { Message::from_raw(message) }) else { return -1 };
         // SAFETY: the value is the server's; text that lives for ever, or in a buffer of the server's, may be pointed to.
         unsafe {
-            match read(number, index) {
+            match read(&current, number, index) {
                 Value::Null => sys::pv_get_null(message, param, value),
                 #[allow(clippy::useless_conversion, reason = "an int in Kamailio 5.6, a long in later versions")]
                 Value::Number(number) => sys::pv_get_sintval(message, param, value, number.into()),
@@ -143,17 +145,17 @@ pub(crate) unsafe fn get(
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Named(*mut sys::pv_spec_t);
 
-// SAFETY: points to an entry of Kamailio's cache of variables, which is made before the fork and never changed.
+// SAFETY: points to an entry of Kamailio's cache of variables, which is never changed; used on the main thread only.
 unsafe impl Send for Named {}
 // SAFETY: as above.
 unsafe impl Sync for Named {}
 
 impl Named {
-    /// Looks the variable up; `None` when this is not exactly one. Before the fork.
+    /// Looks the variable up; `None` when this is not exactly one. Main thread.
     pub(crate) fn find(written: &str) -> Option<Self> {
         let mut name = text::lent(written);
         let mut length = 0;
-        // SAFETY: the name lives through the call, which copies it; main process.
+        // SAFETY: the name lives through the call, which copies it; main thread.
         let spec = unsafe { sys::pv_spec_lookup(&mut name, &mut length) };
         (!spec.is_null() && usize::try_from(length) == Ok(written.len())).then_some(Self(spec))
     }
@@ -198,6 +200,51 @@ impl Named {
     fn set(self, message: &mut Message<'_>, mut value: sys::pv_value_t) -> bool {
         // SAFETY: the message is the interpreter's current one; the value lives through the call, which copies it; main thread.
         unsafe { sys::pv_set_spec_value(message.raw(), self.0, 0, &mut value) == 0 }
+    }
+}
+
+/// A name and where its value comes from, as in `acc`'s `log_extra`: `name=$pv`. A value that is no variable is meant as it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Attribute {
+    /// The name.
+    pub(crate) name: String,
+    value: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Variable(Named),
+    Text(String),
+}
+
+impl Attribute {
+    /// Reads `name=$pv;name=text;...`. Main thread.
+    ///
+    /// # Errors
+    /// What is wrong with the first part that is not understood.
+    pub(crate) fn parse_all(written: &str) -> Result<Vec<Self>, String> {
+        written.split(';').map(str::trim).filter(|part| !part.is_empty()).map(Self::parse).collect()
+    }
+
+    fn parse(part: &str) -> Result<Self, String> {
+        let (name, value) = part.split_once('=').map(|(name, value)| (name.trim(), value.trim())).unwrap_or_default();
+        if name.is_empty() || name.starts_with('$') {
+            return Err(format!("'{part}' must be name=$variable or name=text; separate several by semicolons"));
+        }
+        let value = if value.starts_with('$') {
+            Source::Variable(Named::find(value).ok_or_else(|| format!("there is no variable '{value}' (for {name})"))?)
+        } else {
+            Source::Text(value.to_owned())
+        };
+        Ok(Self { name: name.to_owned(), value })
+    }
+
+    /// Its value for a message; `None` for `$null`.
+    pub(crate) fn evaluate(&self, message: &Message<'_>) -> Option<String> {
+        match &self.value {
+            Source::Variable(variable) => variable.text(message),
+            Source::Text(text) => Some(text.clone()),
+        }
     }
 }
 

@@ -283,7 +283,7 @@ pub(crate) fn parse_variable(name: &str) -> Result<i32, String> {
 }
 
 /// Reads the variable of this number for the contact at `index`.
-pub(crate) fn read_variable(number: i32, index: i32) -> pv::Value {
+pub(crate) fn read_variable(_: &Message<'_>, number: i32, index: i32) -> pv::Value {
     let named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
     let Some((profile, read)) = usize::try_from(number).ok().and_then(|number| named.get(number)) else {
         return pv::Value::Null;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod call;
 mod config;
 mod error;
 mod location;

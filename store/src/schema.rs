@@ -1,5 +1,6 @@
 //! The schema as numbered steps, applied in order, each idempotent.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
 
 /// The schema version that this binary writes.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 3;
 
 /// The row of `schema_version` that holds it.
 const COMPONENT: &str = "sip";
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub type Replication = Vec<(String, usize)>;
 
 /// The steps to [`VERSION`]; `{ks}` is the keyspace.
-const STEPS: [(i32, &[&str]); 2] = [(1, STEP_1), (2, STEP_2)];
+const STEPS: [(i32, &[&str]); 3] = [(1, STEP_1), (2, STEP_2), (3, STEP_3)];
 
 /// Subscribers, locations, calls.
 const STEP_1: &[&str] = &[
@@ -72,6 +73,20 @@ const STEP_2: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS {ks}.cluster_secret (name text PRIMARY KEY, value blob)",
 ];
 
+/// More of what happens to a call, and how it went.
+const STEP_3: &[&str] = &[
+    "ALTER TABLE {ks}.call_event ADD IF NOT EXISTS (leg text, from_tag text, to_tag text, method text, caller text, \
+     callee text, account_id text, ended_by text, user_agent text, extra frozen<map<text, text>>)",
+    "ALTER TABLE {ks}.call_by_subscriber ADD IF NOT EXISTS (account_id text, ringing_at timestamp, answered_at timestamp, \
+     ended_at timestamp, disposition text, reason text, ended_by text, dc text)",
+    "ALTER TABLE {ks}.call_by_account ADD IF NOT EXISTS (node text, ringing_at timestamp, answered_at timestamp, \
+     ended_at timestamp, disposition text, reason text, ended_by text, dc text)",
+    "ALTER TABLE {ks}.active_call ADD IF NOT EXISTS (callee_account_id text, interval int)",
+    "CREATE TABLE IF NOT EXISTS {ks}.active_by_party (kind text, key text, bucket tinyint, call_id text, node text, \
+     interval int, PRIMARY KEY ((kind, key, bucket), call_id)) WITH default_time_to_live = 180 AND gc_grace_seconds = 600 \
+     AND compaction = {'class': 'LeveledCompactionStrategy'}",
+];
+
 /// The secrets of table `cluster_secret`.
 const SECRETS: [&str; 1] = ["gruu"];
 
@@ -110,6 +125,75 @@ pub async fn apply(
     }
     progress(&format!("schema version {}", read_version(&session, keyspace).await?));
     Ok(())
+}
+
+/// The tables of what happened to calls, which keep each row for a time.
+pub const HISTORY: [&str; 3] = ["call_event", "call_by_subscriber", "call_by_account"];
+
+/// How long a table keeps its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// The table.
+    pub table: String,
+    /// Seconds that a row lives.
+    pub seconds: u32,
+    /// Hours of rows that Cassandra keeps in one file, which it deletes as a whole when all of them have lapsed.
+    pub window_hours: u32,
+}
+
+/// Windows that a table's rows are spread over: what Cassandra's documentation recommends at most.
+const WINDOWS: u32 = 30;
+
+/// The longest lifetime that Cassandra knows, in seconds: 20 years.
+pub const LONGEST_RETENTION: u32 = 630_720_000;
+
+impl Retention {
+    /// The table keeps its rows for so many seconds; the window is what makes at most thirty of them.
+    pub fn new(table: &str, seconds: u32) -> Self {
+        Self { table: table.to_owned(), seconds, window_hours: seconds.div_ceil(WINDOWS).div_ceil(3600).max(1) }
+    }
+}
+
+/// How long the tables of [`HISTORY`] keep their rows.
+///
+/// # Errors
+/// [`ConnectError`], whatever the session says.
+pub async fn retention(config: &StoreConfig) -> Result<Vec<Retention>, ConnectError> {
+    let session = open(&StoreConfig { request_timeout: PATIENCE, ..config.clone() }).await?;
+    check_keyspace(&session, &config.keyspace).await?;
+    let query =
+        "SELECT default_time_to_live, compaction FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+    let mut found = Vec::new();
+    for table in HISTORY {
+        let result = session.query_unpaged(query, (&config.keyspace, table)).await?;
+        let row = first_row::<(i32, HashMap<String, String>)>(result)?;
+        let (seconds, compaction) = row.unwrap_or_default();
+        let size = compaction.get("compaction_window_size").and_then(|size| size.parse().ok()).unwrap_or(1);
+        let is_hours = compaction.get("compaction_window_unit").is_some_and(|unit| unit == "HOURS");
+        found.push(Retention {
+            table: table.to_owned(),
+            seconds: u32::try_from(seconds).unwrap_or_default(),
+            window_hours: if is_hours { size } else { size * 24 },
+        });
+    }
+    Ok(found)
+}
+
+/// Has a table of [`HISTORY`] keep rows for so long. Rows that are there keep their lifetime.
+///
+/// # Errors
+/// [`ConnectError`], whatever the session says.
+pub async fn set_retention(config: &StoreConfig, retention: &Retention) -> Result<(), ConnectError> {
+    let session = open(&StoreConfig { request_timeout: PATIENCE, ..config.clone() }).await?;
+    check_keyspace(&session, &config.keyspace).await?;
+    let Retention { table, seconds, window_hours } = retention;
+    let (unit, size) = if window_hours % 24 == 0 { ("DAYS", window_hours / 24) } else { ("HOURS", *window_hours) };
+    let statement = format!(
+        "ALTER TABLE {}.{table} WITH default_time_to_live = {seconds} AND compaction = {{'class': \
+         'TimeWindowCompactionStrategy', 'compaction_window_unit': '{unit}', 'compaction_window_size': {size}}}",
+        config.keyspace
+    );
+    Applier::new(&session).run(statement).await
 }
 
 /// Runs the statements of the steps, all through one node.
@@ -290,6 +374,15 @@ mod tests {
     fn the_keyspace_is_replicated_by_data_centre() {
         let cql = create_keyspace("sip", &vec![("dc1".to_owned(), 3), ("dc2".to_owned(), 2)]);
         assert!(cql.contains("'class': 'NetworkTopologyStrategy', 'dc1': 3, 'dc2': 2"), "{cql}");
+    }
+
+    #[test]
+    fn a_table_has_at_most_thirty_windows_of_whole_hours() {
+        for (days, hours) in [(1, 1), (30, 24), (31, 25), (90, 72), (365, 292)] {
+            let retention = Retention::new("call_event", days * 86_400);
+            assert_eq!(retention.window_hours, hours, "{days} days");
+            assert!(retention.seconds <= WINDOWS * retention.window_hours * 3600, "{days} days");
+        }
     }
 
     #[test]

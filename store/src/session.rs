@@ -33,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) read_subscriber: PreparedStatement,
     pub(crate) read_bindings: PreparedStatement,
     pub(crate) write_binding: PreparedStatement,
+    pub(crate) calls: crate::call::Statements,
     ping: PreparedStatement,
     pub(crate) keyspace: String,
     one_replica: ExecutionProfileHandle,
@@ -50,20 +51,14 @@ impl Store {
         let session = open(config).await?;
         check_datacentre(&session, &config.local_dc)?;
         schema::check_version(&session, &config.keyspace).await?;
-        let prepare = async |cql: String| {
-            let mut statement =
-                session.prepare(cql).await.map_err(|error| ConnectError::Statement(error.to_string()))?;
-            statement.set_is_idempotent(true);
-            // The columns are named, so what a result looks like never changes: Cassandra need not describe it each time.
-            statement.set_use_cached_result_metadata(true);
-            Ok::<_, ConnectError>(statement)
-        };
+        let preparer = Preparer(&session);
         let keyspace = &config.keyspace;
         Ok(Self(Arc::new(Inner {
-            read_subscriber: prepare(crate::subscriber::read_cql(keyspace)).await?,
-            read_bindings: prepare(crate::location::read_cql(keyspace)).await?,
-            write_binding: prepare(crate::location::write_cql(keyspace)).await?,
-            ping: prepare("SELECT key FROM system.local".to_owned()).await?,
+            read_subscriber: preparer.prepare(crate::subscriber::read_cql(keyspace)).await?,
+            read_bindings: preparer.prepare(crate::location::read_cql(keyspace)).await?,
+            write_binding: preparer.prepare(crate::location::write_cql(keyspace)).await?,
+            calls: crate::call::Statements::prepare(keyspace, &preparer).await?,
+            ping: preparer.prepare("SELECT key FROM system.local".to_owned()).await?,
             timestamps: Timestamps::default(),
             keyspace: keyspace.clone(),
             one_replica: one_replica_profile(config).into_handle(),
@@ -110,6 +105,20 @@ impl Store {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Prepares the statements of a session.
+pub(crate) struct Preparer<'s>(&'s Session);
+
+impl Preparer<'_> {
+    /// Prepares an idempotent statement. Its columns are named, so what a result looks like never changes: Cassandra need not
+    /// describe it each time.
+    pub(crate) async fn prepare(&self, cql: String) -> Result<PreparedStatement, ConnectError> {
+        let mut statement = self.0.prepare(cql).await.map_err(|error| ConnectError::Statement(error.to_string()))?;
+        statement.set_is_idempotent(true);
+        statement.set_use_cached_result_metadata(true);
+        Ok(statement)
     }
 }
 

@@ -21,8 +21,29 @@ end
 local function relay()
     KSR.auth.consume_credentials()
     KSR.rr.record_route()
+    KSR.cassandra.call_attr("form", form)
+    KSR.cassandra.call_event("call-attempt", "trunk=$rU;kept=" .. KSR.pv.get("$cassandra_call(form)"))
     KSR.tm.t_relay()
 end
+
+-- A caller may have as many calls as it may.
+function counted()
+    local rc = KSR.pv.get("$cassandra(rc)")
+    if rc == UNAVAILABLE then return unavailable() end
+    KSR.hdr.append_to_reply("X-Calls: " .. rc .. " " .. KSR.pv.get("$cassandra(calls)") .. "\r\n")
+    KSR.sl.send_reply(486, "Counted")
+end
+
+local count = {
+    plain = function(uri)
+        KSR.cassandra.calls_count("subscriber", uri)
+        counted()
+    end,
+    async = function(uri)
+        KSR.tm.t_newtran()
+        KSR.cassandra.calls_count_async("subscriber", uri, "counted")
+    end,
+}
 
 local function found(rc)
     if rc == 1 then
@@ -104,9 +125,12 @@ function ksr_request_route()
         list_functions()
         KSR.sl.sl_send_reply(200, "OK")
     elseif KSR.siputils.has_totag() > 0 then
+        if method == "BYE" then KSR.cassandra.call_event("call-end", "code=200") end
         if KSR.rr.loose_route() > 0 then KSR.tm.t_relay() end
     elseif method == "CANCEL" or method == "ACK" then
         if KSR.tm.t_check_trans() > 0 then KSR.tm.t_relay() end
+    elseif KSR.pv.get("$rU") == "count" then
+        count[form](KSR.pv.get("$fu"))
     elseif method == "REGISTER" then
         register[form](KSR.pv.get("$td"))
     else

@@ -1,6 +1,7 @@
 //! What the suites share: one Cassandra with the schema and some subscribers, and Kamailio on top.
 #![allow(dead_code, unreachable_pub, reason = "each suite uses a part")]
 
+pub mod calls;
 pub mod sip;
 
 use std::io::Write;
@@ -107,6 +108,12 @@ impl Site {
     /// The same with these settings before its routing.
     pub fn with_settings(&self, path: &str, settings: &str) -> Result<Config> {
         self.changed(path, "request_route {", &format!("{settings}\nrequest_route {{"))
+    }
+
+    /// Rows of a table.
+    pub fn count(&self, table: &str) -> Result<u64> {
+        let cassandra = self.cassandra.lock().unwrap_or_else(PoisonError::into_inner);
+        cassandra.count(&format!("SELECT COUNT(*) FROM sip.{table}"))
     }
 
     /// Where Cassandra answers.

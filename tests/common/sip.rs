@@ -45,6 +45,11 @@ impl Agent {
         self.here
     }
 
+    /// A URI that leads to it.
+    pub fn uri_of(&self, user: &str) -> String {
+        format!("sip:{user}@{}", self.here)
+    }
+
     fn transport(&self) -> &'static str {
         match self.link {
             Link::Udp(_) => "UDP",
@@ -140,6 +145,108 @@ impl Agent {
     }
 }
 
+/// A call of one phone to another that is answered.
+pub struct Talk {
+    caller: Agent,
+    callee: Agent,
+    /// What the dialog's requests go through.
+    route: String,
+    /// From and To of the answer.
+    ends: [String; 2],
+    call_id: String,
+    number: u32,
+}
+
+impl Talk {
+    /// `caller` calls `callee` (both are users of the domain) with these further header lines, who rings and answers.
+    pub fn begin(kamailio: &Kamailio, caller: &str, callee: &str, lines: &[&str]) -> Result<Self> {
+        let (mut calling, mut called) = (Agent::udp(kamailio)?, Agent::udp(kamailio)?);
+        let contact = calling.contact(caller, "");
+        let all: Vec<&str> = std::iter::once(contact.as_str()).chain(lines.iter().copied()).collect();
+        let invite = calling.request("INVITE", &called.uri_of(callee), caller, callee, &all);
+        calling.send(&invite)?;
+        let received = called.receive_request("INVITE")?;
+        called.send(&response(&received, "180 Ringing"))?;
+        while status(&calling.receive()?) != Some(180) {} // sent at once, the two could change places
+        let answer = [called.contact(callee, ""), "Server: answering machine".to_owned()].join("\r\n");
+        called.send(&with_lines(&response(&received, "200 OK"), &answer))?;
+        let answer = calling.final_response()?;
+        ensure!(status(&answer) == Some(200), "{answer}");
+        let mut talk = Self {
+            route: format!("Route: {}", headers(&answer, "Record-Route")[0]),
+            ends: ["From", "To"].map(|name| headers(&answer, name)[0].to_owned()),
+            call_id: headers(&answer, "Call-ID")[0].to_owned(),
+            number: headers(&answer, "CSeq")[0].split(' ').next().unwrap_or_default().parse()?,
+            caller: calling,
+            callee: called,
+        };
+        talk.acknowledge()?;
+        Ok(talk)
+    }
+
+    /// The Call-ID.
+    pub fn call_id(&self) -> &str {
+        &self.call_id
+    }
+
+    /// Somebody sends a request inside the dialog, which the other answers with 200.
+    pub fn request(&mut self, method: &str, from_callee: bool) -> Result<()> {
+        self.number += 1;
+        let request = self.within(method, self.number, from_callee);
+        let (asking, asked) = self.sides(from_callee);
+        asking.send(&request)?;
+        let received = asked.receive_request(method)?;
+        asked.send(&response(&received, "200 OK"))?;
+        let answer = asking.final_response()?;
+        ensure!(status(&answer) == Some(200), "{answer}");
+        if method == "INVITE" { self.acknowledge_from(from_callee) } else { Ok(()) }
+    }
+
+    /// Somebody hangs up.
+    pub fn hang_up(mut self, callee: bool) -> Result<()> {
+        self.request("BYE", callee)
+    }
+
+    fn acknowledge(&mut self) -> Result<()> {
+        self.acknowledge_from(false)
+    }
+
+    fn acknowledge_from(&mut self, callee: bool) -> Result<()> {
+        let ack = self.within("ACK", self.number, callee);
+        let (asking, asked) = self.sides(callee);
+        asking.send(&ack)?;
+        asked.receive_request("ACK").map(drop)
+    }
+
+    fn sides(&mut self, from_callee: bool) -> (&mut Agent, &mut Agent) {
+        if from_callee { (&mut self.callee, &mut self.caller) } else { (&mut self.caller, &mut self.callee) }
+    }
+
+    fn within(&self, method: &str, number: u32, from_callee: bool) -> String {
+        let [from, to] = &self.ends;
+        let (own, other, from, to) =
+            if from_callee { (&self.callee, &self.caller, to, from) } else { (&self.caller, &self.callee, from, to) };
+        [
+            format!("{method} {} SIP/2.0", other.uri_of("phone")),
+            format!("Via: SIP/2.0/UDP {};branch=z9hG4bK-d{method}{number}-{}", own.here(), own.here().port()),
+            "Max-Forwards: 70".to_owned(),
+            self.route.clone(),
+            format!("From: {from}"),
+            format!("To: {to}"),
+            format!("Call-ID: {}", self.call_id),
+            format!("CSeq: {number} {method}"),
+            own.contact("phone", ""),
+            "Content-Length: 0\r\n\r\n".to_owned(),
+        ]
+        .join("\r\n")
+    }
+}
+
+/// The message with these lines, too.
+pub fn with_lines(message: &str, lines: &str) -> String {
+    message.replacen("\r\nContent-Length", &format!("\r\n{lines}\r\nContent-Length"), 1)
+}
+
 fn receive_datagram(socket: &UdpSocket, patience: Duration) -> std::io::Result<String> {
     socket.set_read_timeout(Some(patience))?;
     let mut buffer = vec![0; LARGEST_DATAGRAM];
@@ -193,7 +300,8 @@ pub fn response(request: &str, status: &str) -> String {
     });
     let mut lines = vec![format!("SIP/2.0 {status}")];
     lines.extend(copied.map(str::to_owned));
-    lines.extend(headers(request, "To").into_iter().map(|to| format!("To: {to};tag=agent")));
+    let tag = |to: &str| if to.contains(";tag=") { String::new() } else { ";tag=agent".to_owned() };
+    lines.extend(headers(request, "To").into_iter().map(|to| format!("To: {to}{}", tag(to))));
     lines.push("Content-Length: 0\r\n\r\n".to_owned());
     lines.join("\r\n")
 }

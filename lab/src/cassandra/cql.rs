@@ -68,12 +68,26 @@ impl Connection {
 
     /// Runs one statement and ignores its rows.
     pub(super) fn execute(&mut self, statement: &str) -> Result<()> {
+        self.query(statement).map(drop)
+    }
+
+    /// Runs one statement whose only row is a bigint, as that of `SELECT COUNT(*)`.
+    pub(super) fn count(&mut self, statement: &str) -> Result<u64> {
+        let body = self.query(statement)?;
+        // The answer ends with its only value: its length, and as many bytes.
+        match body.last_chunk::<12>() {
+            Some([0, 0, 0, 8, value @ ..]) => Ok(u64::from_be_bytes(*value)),
+            _ => bail!("the answer is no number, in CQL: {statement}"),
+        }
+    }
+
+    fn query(&mut self, statement: &str) -> Result<Vec<u8>> {
         let mut body = (statement.len() as u32).to_be_bytes().to_vec();
         body.extend(statement.as_bytes());
         body.extend(CONSISTENCY_ONE.to_be_bytes());
         body.push(0); // no flags
-        self.ask(QUERY, &body).with_context(|| format!("in CQL: {statement}"))?;
-        Ok(())
+        let (_, answer) = self.ask(QUERY, &body).with_context(|| format!("in CQL: {statement}"))?;
+        Ok(answer)
     }
 
     /// Sends one frame and reads the answer; an ERROR frame is an error.

@@ -220,6 +220,11 @@ impl Cassandra {
         self.session(STATEMENT_LIMIT)?.execute(statement)
     }
 
+    /// The number that a CQL statement answers, such as `SELECT COUNT(*) ...`. Not with TLS.
+    pub fn count(&self, statement: &str) -> Result<u64> {
+        self.session(STATEMENT_LIMIT)?.count(statement)
+    }
+
     /// Runs `nodetool ARGS` against it and returns its output.
     pub fn nodetool(&self, args: &[&str]) -> Result<String> {
         let log = self.dir.join("nodetool.log");

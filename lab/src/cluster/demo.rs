@@ -1,12 +1,17 @@
 //! `make demo`: the main job from end to end, on servers that are gone afterwards.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::{Cluster, Plan};
 use crate::progress::{say, step};
 use crate::sipp::{Report, Running, Sipp};
+use crate::wait;
+
+/// How long a call may take into the history.
+const RECORDED: Duration = Duration::from_secs(20);
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 
@@ -31,6 +36,7 @@ fn run(cluster: &Cluster) -> Result<()> {
     step("alice registers", || register(cluster, "alice", SocketAddrV4::new(*contact.ip(), 5062)))?;
     let call = step("alice calls bob", || call(cluster, &bob, bobs_phone))?;
     call.ladder().iter().for_each(say);
+    step("the call is recorded", || until_recorded(cluster, &bob))?;
     show(cluster, &[&alice, &bob])
 }
 
@@ -49,12 +55,24 @@ fn call(cluster: &Cluster, callee: &str, callees_phone: Running) -> Result<Repor
     Ok(report)
 }
 
+/// What is recorded is written a moment after it happened.
+fn until_recorded(cluster: &Cluster, callee: &str) -> Result<()> {
+    let is_over = |history: String| history.contains("answered");
+    wait::until("the end of the call in the history", RECORDED, || {
+        cluster.sipctl(&["--json", "history", callee], "").is_ok_and(is_over)
+    })
+}
+
 fn show(cluster: &Cluster, aors: &[&str]) -> Result<()> {
     let subscribers = cluster.sipctl(&["subscriber", "list"], "")?;
     println!("\nsubscribers\n{subscribers}");
     for aor in aors {
         let registrations = cluster.sipctl(&["registrations", aor], "")?;
         println!("registrations of {aor}\n{registrations}");
+    }
+    for aor in aors {
+        let history = cluster.sipctl(&["history", aor], "")?;
+        println!("calls of {aor}\n{history}");
     }
     Ok(())
 }

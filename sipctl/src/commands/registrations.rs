@@ -1,12 +1,11 @@
 //! `sipctl registrations`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use clap::Args;
 use domain::lookup::is_current;
 use domain::{Aor, Binding, BindingState, Timestamp};
 use serde::Serialize;
 
+use super::now;
 use crate::connection::Connection;
 use crate::output::{Output, Shown, rfc3339};
 
@@ -29,11 +28,6 @@ impl Registrations {
         output.list(&registrations, &format!("{} is not registered.", self.aor));
         Ok(())
     }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]

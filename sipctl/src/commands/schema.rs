@@ -1,9 +1,13 @@
 //! `sipctl schema`.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
 use serde_json::json;
-use store::schema::{self, Replication, VERSION};
+use store::StoreConfig;
+use store::schema::{self, HISTORY, LONGEST_RETENTION, Replication, Retention, VERSION};
 
 use crate::connection::Connection;
 use crate::output::Output;
@@ -25,6 +29,15 @@ pub(crate) enum Schema {
     },
     /// Show the schema version.
     Show,
+    /// Show how long what happened to calls is kept, or set it; rows that are there keep their lifetime.
+    Retention {
+        /// Keep it for so long, for example 12h, 90d, 1y.
+        #[arg(value_parser = humantime::parse_duration)]
+        keep: Option<Duration>,
+        /// Only in this table.
+        #[arg(long, requires = "keep", value_parser = PossibleValuesParser::new(HISTORY))]
+        table: Option<String>,
+    },
 }
 
 impl Schema {
@@ -44,6 +57,14 @@ impl Schema {
                 schema::check_expiry(&config, *max_expires).await?;
                 output.done("The schema is what this version needs.", &json!({"version": found}));
             }
+            Self::Retention { keep: None, .. } => show_retention(&config, output).await?,
+            Self::Retention { keep: Some(keep), table } => {
+                let seconds = retention_seconds(*keep)?;
+                for name in HISTORY.iter().filter(|name| table.as_deref().is_none_or(|table| table == **name)) {
+                    schema::set_retention(&config, &Retention::new(name, seconds)).await?;
+                }
+                show_retention(&config, output).await?;
+            }
             Self::Show => {
                 let found = schema::version(&config).await?;
                 output.rows(
@@ -54,6 +75,29 @@ impl Schema {
         }
         Ok(())
     }
+}
+
+/// Shorter than that nothing is worth keeping, and Cassandra's windows are hours.
+const SHORTEST_RETENTION: u32 = 3600;
+
+fn retention_seconds(keep: Duration) -> anyhow::Result<u32> {
+    u32::try_from(keep.as_secs())
+        .ok()
+        .filter(|seconds| (SHORTEST_RETENTION..=LONGEST_RETENTION).contains(seconds))
+        .with_context(|| format!("{} is not between 1h and 20y", humantime::format_duration(keep)))
+}
+
+async fn show_retention(config: &StoreConfig, output: &Output) -> anyhow::Result<()> {
+    let found = schema::retention(config).await?;
+    let rows: Vec<_> = found
+        .into_iter()
+        .map(|retention| {
+            let kept = humantime::format_duration(Duration::from_secs(retention.seconds.into())).to_string();
+            vec![retention.table.into(), kept.into(), retention.seconds.into(), retention.window_hours.into()]
+        })
+        .collect();
+    output.rows(&["table", "keeps", "seconds", "window hours"], &rows);
+    Ok(())
 }
 
 fn parse_replication(written: &str) -> anyhow::Result<Replication> {

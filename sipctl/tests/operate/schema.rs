@@ -3,11 +3,12 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::site::{FAILED, Site, Test};
+use crate::site::{FAILED, Site, Test, USAGE};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("schema_is_missing_until_it_is_applied", missing_until_applied),
     ("an_old_schema_is_refused_with_what_to_do", too_old),
+    ("history_is_kept_as_long_as_is_said", retention),
 ];
 
 fn missing_until_applied(site: &Site) -> Result<()> {
@@ -26,6 +27,23 @@ fn missing_until_applied(site: &Site) -> Result<()> {
     ensure!(shown == json!([{"keyspace": "fresh", "version": version, "needed": version}]), "{shown}");
     ensure!(site.ok("--keyspace fresh schema show", "")?.contains("fresh"));
     ensure!(site.json("--keyspace fresh subscriber list", "")? == json!([]));
+    Ok(())
+}
+
+fn retention(site: &Site) -> Result<()> {
+    site.ok("--keyspace kept schema apply", "")?;
+    let kept = |line: &str| -> Result<Vec<(i64, i64)>> {
+        let shown = site.json(&format!("--keyspace kept schema retention {line}"), "")?;
+        let rows = shown.as_array().cloned().unwrap_or_default();
+        Ok(rows.iter().filter_map(|row| Some((row["seconds"].as_i64()?, row["window_hours"].as_i64()?))).collect())
+    };
+    let (month, half_day) = ((30 * 86_400, 24), (43_200, 1));
+    ensure!(kept("")? == [month; 3]);
+    ensure!(kept("12h --table call_by_account")? == [month, month, half_day]);
+    ensure!(kept("90d")? == [(90 * 86_400, 72); 3]);
+    site.refused("--keyspace kept schema retention 5m", "", FAILED, &["between 1h and 20y"])?;
+    site.refused("--keyspace kept schema retention 5d --table subscriber", "", USAGE, &["subscriber", "call_event"])?;
+    ensure!(kept("")? == [(90 * 86_400, 72); 3]);
     Ok(())
 }
 

@@ -83,6 +83,49 @@ void shim_strip_realm(str *realm);
    qop: 0 none, 1 auth, 2 auth-int. */
 int shim_challenge(struct sip_msg *msg, int stale, str *realm, str *algorithm, int qop, int header_type, str *line);
 
+/* dialog.c: what happened to a dialog of the module dialog. */
+enum shim_dialog_moment {
+	SHIM_DIALOG_CREATED,
+	SHIM_DIALOG_EARLY,
+	SHIM_DIALOG_ANSWERED,
+	SHIM_DIALOG_REQUEST,
+	SHIM_DIALOG_FAILED,
+	SHIM_DIALOG_ENDED,
+	SHIM_DIALOG_EXPIRED,
+};
+enum shim_dialog_side {
+	SHIM_DIALOG_NOBODY,
+	SHIM_DIALOG_CALLER,
+	SHIM_DIALOG_CALLEE,
+};
+struct shim_dialog {
+	enum shim_dialog_moment moment;
+	/* The message that it happened with; NULL for none, or none of this process. */
+	struct sip_msg *message;
+	/* Whose message that is. */
+	enum shim_dialog_side from;
+	/* Whether its time is over. */
+	int has_expired;
+	/* With SHIM_DIALOG_FAILED and no message: the status code that this server answered. */
+	int own_answer;
+	str call_id;
+	str caller_uri;
+	str callee_uri;
+	str request_uri;
+	str caller_tag;
+	str callee_tag;
+	/* For the two functions below. */
+	void *cell;
+};
+/* dialog.c: has `listener` called for every dialog from now on, in whichever process. In mod_init. 0, or why not. */
+#define SHIM_DIALOG_NOT_LOADED (-1)
+#define SHIM_DIALOG_NO_CALLBACKS (-2)
+#define SHIM_DIALOG_REFUSED (-3)
+int shim_dialog_follow(const struct tm_binds *tm, void (*listener)(const struct shim_dialog *dialog));
+/* dialog.c: sets and reads a variable of the dialog. 0, or -1. */
+int shim_dialog_set(void *cell, str *name, str *value);
+int shim_dialog_get(void *cell, str *name, str *value);
+
 /* memory.c: gives private memory back. */
 void shim_private_free(void *block);
 

@@ -22,7 +22,8 @@ use crate::site::{KEYSPACE, REMOTE, Site, apply_at_once};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
+    "active_by_party",
     "active_call",
     "alias",
     "call_by_account",
@@ -77,8 +78,8 @@ pub(crate) fn again(site: &Site) -> Result<()> {
     })
 }
 
-/// The tables of version 1 that version 2 changes.
-const VERSION_1: [&str; 4] = [
+/// The tables of version 1 that later versions change.
+const VERSION_1: [&str; 8] = [
     "CREATE KEYSPACE old WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 2, 'dc2': 1}",
     "CREATE TABLE old.schema_version (component text PRIMARY KEY, version int, applied_at timestamp)",
     "CREATE TABLE old.subscriber (domain text, username text, account_id text, enabled boolean, ha1 text, ha1_sha256 text, \
@@ -87,6 +88,17 @@ const VERSION_1: [&str; 4] = [
      q smallint, expires_at timestamp, state tinyint, call_id text, cseq bigint, user_agent text, methods int, cflags int, \
      instance text, reg_id int, ruid text, socket text, dc text, edge text, registrar text, registered_at timestamp, \
      fmt tinyint, PRIMARY KEY ((domain, username), binding)) WITH gc_grace_seconds = 10800",
+    "CREATE TABLE old.call_event (call_id text, event_id timeuuid, dc text, node text, role text, event text, from_uri text, \
+     to_uri text, r_uri text, code int, reason text, src text, dst text, detail text, PRIMARY KEY ((call_id), event_id))",
+    "CREATE TABLE old.call_by_subscriber (domain text, username text, month int, started_at timestamp, call_id text, \
+     direction text, peer text, code int, duration_ms bigint, node text, \
+     PRIMARY KEY ((domain, username, month), started_at, call_id)) WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC)",
+    "CREATE TABLE old.call_by_account (account_id text, day date, bucket tinyint, started_at timestamp, call_id text, \
+     caller text, callee text, code int, duration_ms bigint, PRIMARY KEY ((account_id, day, bucket), started_at, call_id)) \
+     WITH CLUSTERING ORDER BY (started_at DESC, call_id ASC)",
+    "CREATE TABLE old.active_call (shard smallint, call_id text, dc text, node text, media text, account_id text, \
+     caller text, callee text, state text, started_at timestamp, answered_at timestamp, updated_at timestamp, \
+     PRIMARY KEY ((shard), call_id)) WITH default_time_to_live = 180",
 ];
 
 pub(crate) fn upgrade(site: &Site) -> Result<()> {
@@ -106,7 +118,9 @@ pub(crate) fn upgrade(site: &Site) -> Result<()> {
         ] {
             session.query_unpaged(cql, values).await?;
         }
-        ensure!(refusal(&in_old(0)).await?.contains("has schema version 1 but 2 is needed"));
+        ensure!(
+            refusal(&in_old(0)).await?.contains(&format!("has schema version 1 but {} is needed", schema::VERSION))
+        );
 
         for result in apply_at_once(&in_old(0), &in_old(REMOTE)).await {
             result.with_context(|| site.logs())?;
@@ -195,8 +209,11 @@ fn another_version(mut frame: ResponseFrame) -> ResponseFrame {
 
 pub(crate) fn versions(site: &Site) -> Result<()> {
     let config = site.config(0);
-    let too_old = "keyspace 'sip' has schema version 0 but 2 is needed: run 'sipctl schema apply'";
-    let newer = "schema version 3 is newer than this module's 2: reading what is known, writing the old format";
+    let (own, next) = (schema::VERSION, schema::VERSION + 1);
+    let too_old = format!("keyspace 'sip' has schema version 0 but {own} is needed: run 'sipctl schema apply'");
+    let newer = format!(
+        "schema version {next} is newer than this module's {own}: reading what is known, writing the old format"
+    );
     site.runtime.block_on(async {
         let session = session(&config).await?;
         let run = async |cql: &str| session.query_unpaged(cql, ()).await.map(drop);
@@ -208,11 +225,11 @@ pub(crate) fn versions(site: &Site) -> Result<()> {
         run("UPDATE sip.schema_version SET version = 0 WHERE component = 'sip'").await?;
         ensure!(refusal(&config).await? == too_old);
 
-        run("UPDATE sip.schema_version SET version = 3 WHERE component = 'sip'").await?;
+        run(&format!("UPDATE sip.schema_version SET version = {next} WHERE component = 'sip'")).await?;
         schema::apply(&config, None, |_| {}).await?;
-        ensure!(schema::version(&config).await? == 3, "a newer version is lowered");
+        ensure!(schema::version(&config).await? == next, "a newer version is lowered");
         let warned = warnings_of(Store::connect(&config)).await?;
-        run("UPDATE sip.schema_version SET version = 2 WHERE component = 'sip'").await?;
+        run(&format!("UPDATE sip.schema_version SET version = {own} WHERE component = 'sip'")).await?;
         ensure!(warned == [newer], "{warned:?}");
         Ok(())
     })

@@ -1,0 +1,457 @@
+//! Call events on their way to Cassandra: in memory for a moment, and in the spool whenever Cassandra does not take them.
+//!
+//! An event is *accepted* when it is in Cassandra or synced to the spool; from then on it is not lost. Until then it is in a
+//! bounded queue. What the queue has no room for is refused, and counted.
+
+mod live;
+mod spool;
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{CallEvent, Timestamp};
+use futures::future::join_all;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::metrics::{Metrics, count};
+pub(crate) use live::{Live, Snapshot};
+pub(crate) use spool::Item;
+use spool::{Spool, SpoolConfig, Spooled};
+
+/// Events that are being written, or wait for the disk.
+const UNDER_WAY: usize = 512;
+
+/// Events that are written together at most.
+const GROUP: usize = 128;
+
+/// How far an event can be behind one that happened later: they come from different processes.
+const OVERTAKEN: Duration = Duration::from_millis(20);
+
+/// Spooled events that are written in one go.
+const GO: usize = 128;
+
+/// Pause between two looks at an empty spool.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// How call events are kept.
+#[derive(Debug, Clone)]
+pub struct CallsConfig {
+    /// The spool; `None`: what Cassandra does not take stays in memory.
+    pub spool_file: Option<PathBuf>,
+    /// Bytes of events that the spool may hold; the oldest give way.
+    pub spool_bytes: u64,
+    /// Within this time an event is in Cassandra or synced to the spool.
+    pub sync_within: Duration,
+    /// Events in memory; more are refused.
+    pub queue: usize,
+    /// Spooled events that are written in a second.
+    pub replay_rate: u32,
+    /// Whether each event goes to the log, too, as a line of JSON.
+    pub log: bool,
+    /// Within this time the others know that a call is there, or is not there any more. Whole seconds.
+    pub interval: Duration,
+    /// A call that nobody ended for so long has expired.
+    pub lifetime: Duration,
+}
+
+impl Default for CallsConfig {
+    /// Without a spool.
+    fn default() -> Self {
+        Self {
+            spool_file: None,
+            spool_bytes: 1 << 30,
+            sync_within: Duration::from_millis(20),
+            queue: 10_000,
+            replay_rate: 2000,
+            log: false,
+            interval: Duration::from_secs(60),
+            lifetime: Duration::from_secs(43_200),
+        }
+    }
+}
+
+/// Events on their way.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    config: CallsConfig,
+    metrics: &'static Metrics,
+    /// `None` once it is closed.
+    queue: Mutex<Option<mpsc::Sender<CallEvent>>>,
+    waiting: Mutex<Option<mpsc::Receiver<CallEvent>>>,
+    live: Live,
+    spool: Option<Spool>,
+    slots: Arc<Semaphore>,
+}
+
+/// Where accepted events go.
+pub(crate) trait Sink: Send + Sync + 'static {
+    /// Whether it is worth trying.
+    fn takes_writes(&self) -> bool;
+
+    /// Writes items; says whether all of them are written.
+    fn write(&self, items: &[Item]) -> impl Future<Output = bool> + Send;
+}
+
+impl Calls {
+    /// Starts the spool, if there is to be one.
+    pub(crate) fn new(config: CallsConfig, metrics: &'static Metrics) -> Self {
+        let (queue, waiting) = mpsc::channel(config.queue.max(1));
+        let spool = config.spool_file.clone().and_then(|file| {
+            let spool = SpoolConfig { file, most_bytes: config.spool_bytes, gather: config.sync_within / 2 };
+            Spool::open(spool, metrics)
+                .inspect_err(|error| tracing::error!("there is no spool of call events: no thread for it: {error}"))
+                .ok()
+        });
+        Self {
+            live: Live::new(config.interval),
+            config,
+            metrics,
+            queue: Some(queue).into(),
+            waiting: Some(waiting).into(),
+            spool,
+            slots: Arc::new(Semaphore::new(UNDER_WAY)),
+        }
+    }
+
+    /// Takes an event over; it is written soon. When there are too many it is refused, and counted.
+    pub(crate) fn take(&self, event: CallEvent) {
+        let taken = lock(&self.queue).as_ref().is_some_and(|queue| queue.try_send(event).is_ok());
+        if !taken {
+            count(&self.metrics.call_events_dropped);
+        }
+    }
+
+    /// Sees every event into `sink` or the spool, until [`Self::close`] and all of them are. Of the time there is, an eighth is to
+    /// gather a group, three are for the sink to take it, and the other half for the spool.
+    pub(crate) async fn record<S: Sink>(self: Arc<Self>, sink: Arc<S>) {
+        let Some(mut waiting) = lock(&self.waiting).take() else { return };
+        let mut events = Vec::with_capacity(GROUP);
+        while waiting.recv_many(&mut events, GROUP).await > 0 {
+            sleep(self.config.sync_within / 8).await;
+            while events.len() < GROUP
+                && let Ok(event) = waiting.try_recv()
+            {
+                events.push(event);
+            }
+            for group in self.groups(events.drain(..)) {
+                let Ok(slots) = self.slots.clone().acquire_many_owned(group.len() as u32).await else { return };
+                let (calls, sink) = (self.clone(), sink.clone());
+                tokio::spawn(async move {
+                    let group = calls.settled(group).await;
+                    group.iter().for_each(|item| calls.log(item));
+                    calls.see_off(&group, &*sink).await;
+                    drop(slots);
+                });
+            }
+        }
+        let _ = self.slots.acquire_many(UNDER_WAY as u32).await;
+    }
+
+    /// The calls that are under way on this node.
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Within this time the others know whether a call is there.
+    pub(crate) fn interval(&self) -> Duration {
+        self.config.interval
+    }
+
+    /// Whether a call that began then has been under way for too long.
+    pub(crate) fn has_expired(&self, started_at: Timestamp, now: Timestamp) -> bool {
+        i128::from(now.0) - i128::from(started_at.0) > self.config.lifetime.as_millis().cast_signed()
+    }
+
+    /// Takes no more events.
+    pub(crate) fn close(&self) {
+        lock(&self.queue).take();
+    }
+
+    /// Writes what the spool was given, and closes it.
+    pub(crate) async fn close_spool(&self) {
+        if let Some(spool) = &self.spool {
+            spool.close().await;
+        }
+    }
+
+    /// Writes spooled items in order, no faster than is allowed, for ever.
+    pub(crate) async fn replay<S: Sink>(&self, sink: &S) {
+        let Some(spool) = &self.spool else { return };
+        loop {
+            let started = Instant::now();
+            let items = if sink.takes_writes() { spool.oldest(GO).await } else { Vec::new() };
+            let written = self.write_in_order(sink, &items).await;
+            let pause = match written.len() {
+                0 => IDLE,
+                some => Duration::from_secs(1) * some as u32 / self.config.replay_rate.max(1),
+            };
+            if !written.is_empty() {
+                spool.remove(written).await;
+            }
+            sleep(pause.saturating_sub(started.elapsed())).await;
+        }
+    }
+
+    /// What is written together; an end that may have overtaken what happened before is alone.
+    fn groups(&self, events: impl Iterator<Item = CallEvent>) -> Vec<Vec<Item>> {
+        let items = events.map(|event| Item::new(self.live.take(&event), event));
+        let (unsettled, settled): (Vec<_>, Vec<_>) = items.partition(Item::is_unsettled);
+        let mut groups: Vec<_> = unsettled.into_iter().map(|item| vec![item]).collect();
+        if !settled.is_empty() {
+            groups.push(settled);
+        }
+        groups
+    }
+
+    /// Of an end that may have overtaken what happened before, what is known a moment later.
+    async fn settled(&self, mut group: Vec<Item>) -> Vec<Item> {
+        if let [only] = group.as_mut_slice()
+            && only.is_unsettled()
+        {
+            sleep(OVERTAKEN).await;
+            *only = Item::new(self.live.settle(&only.event.call_id), only.event.clone());
+        }
+        group
+    }
+
+    fn log(&self, item: &Item) {
+        if !self.config.log {
+            return;
+        }
+        match &item.record {
+            Some(record) if item.event.ends_the_call() => tracing::info!("call {}", item.event.json_with(record)),
+            _ => tracing::info!("call {}", item.event.json()),
+        }
+    }
+
+    /// Sees a group into the sink or the spool.
+    async fn see_off<S: Sink>(&self, group: &[Item], sink: &S) {
+        let mut writing = pin!(async { sink.takes_writes() && sink.write(group).await });
+        let all = || vec![true; group.len()];
+        let accepted = match timeout(self.config.sync_within * 3 / 8, &mut writing).await {
+            Ok(true) => all(),
+            Ok(false) => self.keep_all(group, sink).await,
+            Err(_) => {
+                tokio::select! {
+                    // It may be in the sink soon, and then is written there once more: that changes nothing.
+                    kept = self.keep_all(group, sink) => kept,
+                    true = &mut writing => all(),
+                }
+            }
+        };
+        for (item, is_accepted) in group.iter().zip(accepted) {
+            if is_accepted {
+                count(&self.metrics.call_events_accepted);
+            } else {
+                count(&self.metrics.call_events_dropped);
+                let call_id = &item.event.call_id;
+                tracing::error!("an event of the call {call_id} is lost: neither Cassandra nor the spool takes it");
+            }
+        }
+    }
+
+    async fn keep_all<S: Sink>(&self, group: &[Item], sink: &S) -> Vec<bool> {
+        join_all(group.iter().map(|item| self.keep(item, sink))).await
+    }
+
+    /// Keeps an item in the spool; as long as that does not take it, and where there is none, tries the sink again. `false` when
+    /// the spool is closed.
+    async fn keep<S: Sink>(&self, item: &Item, sink: &S) -> bool {
+        let retry = async {
+            loop {
+                sleep(IDLE).await;
+                if sink.takes_writes() && sink.write(std::slice::from_ref(item)).await {
+                    return;
+                }
+            }
+        };
+        match &self.spool {
+            None => {
+                retry.await;
+                true
+            }
+            Some(spool) => tokio::select! {
+                number = spool.put(item) => number.is_some(),
+                () = retry => true,
+            },
+        }
+    }
+
+    /// The numbers of those that are written, and of those that nobody can read.
+    async fn write_in_order<S: Sink>(&self, sink: &S, spooled: &[Spooled]) -> Vec<u64> {
+        let mut written = Vec::with_capacity(spooled.len());
+        for group in spooled.chunks(GROUP) {
+            let readable: Vec<Item> = group.iter().filter_map(|spooled| spooled.item.clone()).collect();
+            if !readable.is_empty() && !sink.write(&readable).await {
+                break;
+            }
+            for _ in readable.len()..group.len() {
+                count(&self.metrics.call_events_dropped);
+                tracing::error!("a spooled call event of another version cannot be read: it is lost");
+            }
+            written.extend(group.iter().map(|spooled| spooled.number));
+        }
+        written
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use domain::call::event;
+
+    use super::*;
+    use crate::metrics::get;
+    use crate::testing::{TemporaryFile, call_event, temporary_file};
+
+    /// Takes what it is given while it is up, and is slow when it is told to be.
+    #[derive(Debug, Default)]
+    struct Table {
+        down: AtomicBool,
+        slow: AtomicBool,
+        written: Mutex<Vec<i64>>,
+    }
+
+    impl Sink for Table {
+        fn takes_writes(&self) -> bool {
+            true
+        }
+
+        async fn write(&self, items: &[Item]) -> bool {
+            if self.slow.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(200)).await;
+            }
+            let up = !self.down.load(Ordering::Relaxed);
+            if up {
+                lock(&self.written).extend(items.iter().map(|item| item.event.id.micros()));
+            }
+            up
+        }
+    }
+
+    impl Table {
+        fn set(&self, down: bool) {
+            self.down.store(down, Ordering::Relaxed);
+        }
+
+        /// Sorted, each once.
+        fn written(&self) -> Vec<i64> {
+            let mut written = lock(&self.written).clone();
+            written.sort_unstable();
+            written.dedup();
+            written
+        }
+    }
+
+    /// One run of an I/O process.
+    struct Run {
+        calls: Arc<Calls>,
+        metrics: &'static Metrics,
+        recording: tokio::task::JoinHandle<()>,
+        replay: tokio::task::JoinHandle<()>,
+    }
+
+    impl Run {
+        fn start(table: &Arc<Table>, file: Option<&TemporaryFile>) -> Self {
+            let metrics = Box::leak(Box::default());
+            let config = CallsConfig { spool_file: file.map(TemporaryFile::path), ..CallsConfig::default() };
+            let calls = Arc::new(Calls::new(config, metrics));
+            let recording = tokio::spawn(calls.clone().record(table.clone()));
+            let replay = tokio::spawn({
+                let (calls, table) = (calls.clone(), table.clone());
+                async move { calls.replay(&*table).await }
+            });
+            Self { calls, metrics, recording, replay }
+        }
+
+        fn take(&self, numbers: std::ops::Range<i64>) {
+            numbers.for_each(|number| self.calls.take(call_event(event::ATTEMPT, number)));
+        }
+
+        async fn stop(self) -> u64 {
+            self.calls.close();
+            timeout(Duration::from_secs(5), self.recording).await.expect("in time").expect("no panic");
+            self.replay.abort();
+            self.calls.close_spool().await;
+            get(&self.metrics.call_events_accepted)
+        }
+    }
+
+    async fn until(mut condition: impl FnMut() -> bool) {
+        for _ in 0..1000 {
+            if condition() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("waited in vain");
+    }
+
+    #[tokio::test]
+    async fn events_are_written_at_once_while_they_can_be() {
+        let (table, file) = (Arc::new(Table::default()), temporary_file("calls"));
+        let run = Run::start(&table, Some(&file));
+        run.take(0..100);
+        until(|| table.written().len() == 100).await;
+        assert_eq!(get(&run.metrics.call_events_spooled), 0);
+        assert_eq!(run.stop().await, 100);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_spooled_and_written_later_also_by_the_next_process() {
+        let (table, file) = (Arc::new(Table::default()), temporary_file("calls"));
+        table.set(true);
+        let run = Run::start(&table, Some(&file));
+        run.take(0..300);
+        until(|| get(&run.metrics.call_events_accepted) == 300).await;
+        assert_eq!(get(&run.metrics.call_events_spooled), 300);
+        assert_eq!(run.stop().await, 300);
+        assert!(table.written().is_empty());
+        let run = Run::start(&table, Some(&file));
+        run.take(300..310);
+        until(|| get(&run.metrics.call_events_accepted) == 10).await;
+        table.set(false);
+        until(|| get(&run.metrics.call_events_spooled) == 0).await;
+        assert_eq!(table.written(), (0..310).collect::<Vec<_>>());
+        run.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_slow_write_is_synced_meanwhile() {
+        let (table, file) = (Arc::new(Table::default()), temporary_file("calls"));
+        table.slow.store(true, Ordering::Relaxed);
+        let run = Run::start(&table, Some(&file));
+        run.take(0..10);
+        until(|| get(&run.metrics.call_events_accepted) == 10).await;
+        assert!(table.written().is_empty(), "the spool was not faster");
+        run.stop().await;
+    }
+
+    #[tokio::test]
+    async fn without_a_spool_they_wait_in_memory_and_too_many_are_refused() {
+        let table = Arc::new(Table::default());
+        table.set(true);
+        let run = Run::start(&table, None);
+        // A group waits between the queue and what is under way.
+        let (room, over) = (UNDER_WAY as i64 + CallsConfig::default().queue as i64, 2 * GROUP as i64);
+        for number in 0..room + over {
+            run.take(number..number + 1);
+            if number % 100 == 0 {
+                sleep(Duration::from_millis(5)).await; // so that the queue empties into what is under way
+            }
+        }
+        let dropped = get(&run.metrics.call_events_dropped);
+        assert!((1..=over as u64).contains(&dropped), "{dropped} were refused");
+        table.set(false);
+        until(|| table.written().len() as u64 == (room + over) as u64 - dropped).await;
+        run.stop().await;
+    }
+}
