@@ -56,7 +56,7 @@ pub(crate) fn run(load: &Load, options: &Options) -> Result<()> {
     let rate = options.rate.context("--rate is needed")?;
     // As the I/O process has it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let (config, users, seconds) = (config(load), options.users, options.seconds);
+    let (config, users, seconds) = (config(&load.contact_point), options.users, options.seconds);
     let work = async move {
         let store = Arc::new(Store::connect(&config).await?);
         let bindings = registered(&store, users).await?;
@@ -67,9 +67,10 @@ pub(crate) fn run(load: &Load, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn config(load: &Load) -> StoreConfig {
+/// A store there, as the module would have it.
+pub(crate) fn config(contact_point: &str) -> StoreConfig {
     StoreConfig {
-        contact_points: vec![load.contact_point.clone()],
+        contact_points: vec![contact_point.to_owned()],
         keyspace: "sip".to_owned(),
         local_dc: "dc1".to_owned(),
         login: None,

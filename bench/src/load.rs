@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::progress::say;
-use lab::sipp::{Report, Sipp};
+use lab::sipp::Report;
 use lab::wait;
 use serde::Serialize;
 
 use crate::peers::Peer;
+use crate::phones::Phones;
 
 /// A run is sustained when every call succeeds, with no more than this share of messages sent again.
 const MOST_RETRANSMISSIONS: f64 = 0.002;
@@ -21,13 +22,16 @@ const GROWTH: f64 = 1.35;
 const REFINEMENTS: usize = 3;
 const CONFIRM_STEP: f64 = 0.93;
 
-/// One run of calls, of SIPp's scenario each: a challenged REGISTER, a refresh, a request that is looked up.
+/// One run of calls, of SIPp's scenario each: a challenged REGISTER, a refresh, a request that is looked up, a call in the common
+/// sense.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     /// Calls a second asked for.
     pub(crate) offered: f64,
     /// Calls a second that were answered 200.
     pub(crate) rate: f64,
+    /// How many were.
+    pub(crate) successful: u64,
     /// Calls that were not.
     pub(crate) failed: u64,
     /// Messages that SIPp sent again.
@@ -40,22 +44,22 @@ pub(crate) struct Sample {
     pub(crate) io_process_cpu_ms: f64,
     /// CPU milliseconds of a call in the database.
     pub(crate) database_cpu_ms: f64,
-    /// From the first request to the 200, in milliseconds.
+    /// From the first request to the 200, of a call to the 180, in milliseconds.
     pub(crate) p50_ms: f64,
     /// The same.
     pub(crate) p99_ms: f64,
 }
 
 /// `seconds` of what the phones do, at `rate`.
-pub(crate) fn run(peer: &Peer, phones: &Sipp, rate: f64, seconds: u64) -> Result<Sample> {
+pub(crate) fn run(peer: &Peer, phones: &Phones, rate: f64, seconds: u64) -> Result<Sample> {
     run_calls(peer, phones, rate, (rate * seconds as f64).round() as u64)
 }
 
 /// `calls` at `rate`, the phones in turn.
-pub(crate) fn run_calls(peer: &Peer, phones: &Sipp, rate: f64, calls: u64) -> Result<Sample> {
+pub(crate) fn run_calls(peer: &Peer, phones: &Phones, rate: f64, calls: u64) -> Result<Sample> {
     settle(peer)?;
-    let planned = calls as f64 / rate;
-    let sipp = phones.clone().target(peer.address()).calls(calls).rate(rate);
+    let planned = calls as f64 / rate + phones.pauses.as_secs_f64();
+    let sipp = phones.sipp.clone().target(peer.address()).calls(calls).rate(rate);
     let before = peer.cpu();
     let report = sipp.timeout(Duration::from_secs_f64(planned * 2.0 + 30.0)).run()?;
     let after = peer.cpu();
@@ -66,6 +70,7 @@ pub(crate) fn run_calls(peer: &Peer, phones: &Sipp, rate: f64, calls: u64) -> Re
     Ok(Sample {
         offered: rate,
         rate: report.rate(),
+        successful: report.successful,
         failed: report.failed,
         retransmissions: report.retransmissions,
         sustained: sustained(&report, planned),
@@ -85,12 +90,18 @@ fn sustained(report: &Report, planned: f64) -> bool {
 
 /// The highest rate that a peer sustains for `confirm_seconds`: grows until it does not for `seconds`, halves the gap a few
 /// times, then steps down to what also holds in the longer run.
-pub(crate) fn highest_rate(peer: &Peer, phones: &Sipp, first: f64, seconds: u64, confirm_seconds: u64) -> Result<f64> {
+pub(crate) fn highest_rate(
+    peer: &Peer,
+    phones: &Phones,
+    first: f64,
+    seconds: u64,
+    confirm_seconds: u64,
+) -> Result<f64> {
     let rate = search(peer, phones, first, seconds)?;
     lowest_good(peer, phones, rate, confirm_seconds, CONFIRM_STEP)
 }
 
-fn search(peer: &Peer, phones: &Sipp, first: f64, seconds: u64) -> Result<f64> {
+fn search(peer: &Peer, phones: &Phones, first: f64, seconds: u64) -> Result<f64> {
     let mut good = lowest_good(peer, phones, first, seconds, 0.5)?;
     let mut bad = good * GROWTH;
     while holds(peer, phones, bad, seconds)? {
@@ -106,7 +117,7 @@ fn search(peer: &Peer, phones: &Sipp, first: f64, seconds: u64) -> Result<f64> {
 
 /// The highest rate that all peers sustain for `seconds`, each with its own phones; searched for with the first peer.
 pub(crate) fn highest_rate_of_all(
-    peers: &[(&Peer, Sipp)],
+    peers: &[(&Peer, Phones)],
     first: f64,
     seconds: u64,
     confirm_seconds: u64,
@@ -120,7 +131,7 @@ pub(crate) fn highest_rate_of_all(
 }
 
 /// `first`, or that many steps below it, each of which multiplies by `step`, as it needs to be sustained.
-fn lowest_good(peer: &Peer, phones: &Sipp, first: f64, seconds: u64, step: f64) -> Result<f64> {
+fn lowest_good(peer: &Peer, phones: &Phones, first: f64, seconds: u64, step: f64) -> Result<f64> {
     let mut rate = first;
     while !holds(peer, phones, rate, seconds)? {
         rate = (rate * step).floor();
@@ -130,7 +141,7 @@ fn lowest_good(peer: &Peer, phones: &Sipp, first: f64, seconds: u64, step: f64) 
 }
 
 /// One failed try may be the machine's fault, so it is repeated.
-fn holds(peer: &Peer, phones: &Sipp, rate: f64, seconds: u64) -> Result<bool> {
+fn holds(peer: &Peer, phones: &Phones, rate: f64, seconds: u64) -> Result<bool> {
     for _ in 0..2 {
         let sample = run(peer, phones, rate, seconds)?;
         say(format!(

@@ -3,11 +3,11 @@
 
 use anyhow::Result;
 use lab::progress::{say, step};
-use lab::sipp::Sipp;
 
 use crate::peers::{Kind, Peer, Peers, Setup};
-use crate::report::{self, Comparison, Measured, Target};
-use crate::{Options, SEARCH_SECONDS, driver, load, measure, phones, warm_up};
+use crate::phones::Phones;
+use crate::report::{self, Comparison, Target};
+use crate::{Options, SEARCH_SECONDS, compare, driver, load, phones, warm_up};
 
 /// The slowest first.
 const PEERS: [Kind; 4] = [Kind::StockInDatabase, Kind::StockInMemory, Kind::Plain, Kind::Async];
@@ -49,42 +49,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The same lookups with Cassandra out of it: this module answers from what its I/O process remembers. What is left is what
 /// the way there and back costs, whatever the database and its driver do.
-fn floor_of_lookup(options: &Options, peers: &[(&Peer, Sipp)], lookup: &Comparison) -> Result<Comparison> {
+fn floor_of_lookup(options: &Options, peers: &[(&Peer, Phones)], lookup: &Comparison) -> Result<Comparison> {
     peers.iter().try_for_each(|(peer, _)| peer.keep_off_cassandra())?;
     let rate = (lookup.common_rate, "that of the lookups above".to_owned());
     compare(options, "lookup answered by the I/O process, without Cassandra", peers, rate)
 }
 
-fn with(peers: &Peers, phones: impl Fn(&Peer) -> Result<Sipp>) -> Result<Vec<(&Peer, Sipp)>> {
+fn with(peers: &Peers, phones: impl Fn(&Peer) -> Result<Phones>) -> Result<Vec<(&Peer, Phones)>> {
     peers.all().iter().map(|peer| Ok((peer, phones(peer)?))).collect()
 }
 
-/// Measures all peers in turn, at a rate that none has trouble with.
-fn compare(
-    options: &Options,
-    operation: &'static str,
-    peers: &[(&Peer, Sipp)],
-    (common_rate, common_rate_is): (f64, String),
-) -> Result<Comparison> {
-    let mut measured: Vec<_> = peers.iter().map(|(peer, _)| Measured::new(peer, None)).collect();
-    for round in 1..=options.rounds {
-        for ((peer, phones), measured) in peers.iter().zip(&mut measured) {
-            measured.at_common_rate.push(measure(options, peer, phones, round, common_rate)?);
-        }
-    }
-    Ok(Comparison {
-        operation,
-        delay_ms: 0,
-        common_rate,
-        common_rate_is,
-        memory_manager: options.memory_manager,
-        seconds: options.seconds,
-        peers: measured,
-    })
-}
-
 /// The rate, and how it was chosen.
-fn common_rate(options: &Options, operation: &str, peers: &[(&Peer, Sipp)]) -> Result<(f64, String)> {
+fn common_rate(options: &Options, operation: &str, peers: &[(&Peer, Phones)]) -> Result<(f64, String)> {
     if let Some(rate) = options.rate {
         return Ok((rate, "as asked for".to_owned()));
     }

@@ -1,8 +1,10 @@
 //! `make bench`: this system and the stock peer side by side, in one run, on the same machine.
 //!
-//! Two benchmarks: a challenged REGISTER, and the two operations that a registrar does most: re-REGISTER and lookup.
+//! Four benchmarks: a challenged REGISTER; the two operations that a registrar does most: re-REGISTER and lookup; the recording
+//! of calls; and a look at those under way.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod driver;
 mod load;
 mod location;
@@ -10,6 +12,7 @@ mod peers;
 mod phones;
 mod register;
 mod report;
+mod view;
 
 use std::process::ExitCode;
 
@@ -17,11 +20,12 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lab::kamailio::MemoryManager;
 use lab::progress::step;
-use lab::sipp::Sipp;
 use lab::wait;
 
 use load::Sample;
 use peers::{Peer, Peers};
+use phones::Phones;
+use report::{Comparison, Measured};
 
 /// Measure this system and the stock peer in one run
 #[derive(Debug, Parser)]
@@ -39,6 +43,10 @@ enum Benchmark {
     Register,
     /// A re-REGISTER with known credentials, and a lookup
     Location,
+    /// What recording calls adds
+    Calls,
+    /// A look at ten thousand calls under way
+    View,
     /// The load of a part of the benchmark `location`
     #[command(hide = true)]
     Driver(driver::Load),
@@ -87,10 +95,14 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.benchmark {
         None => {
             register::run(&cli.options)?;
-            location::run(&cli.options)
+            location::run(&cli.options)?;
+            calls::run(&cli.options)?;
+            view::run(&cli.options)
         }
         Some(Benchmark::Register) => register::run(&cli.options),
         Some(Benchmark::Location) => location::run(&cli.options),
+        Some(Benchmark::Calls) => calls::run(&cli.options),
+        Some(Benchmark::View) => view::run(&cli.options),
         Some(Benchmark::Driver(load)) => driver::run(load, &cli.options),
     }
 }
@@ -104,7 +116,31 @@ fn warm_up(peer: &Peer, peers: &Peers) -> Result<()> {
     step(what, || load::run_calls(peer, &phones, WARM_UP_RATE, calls)).map(drop)
 }
 
-fn measure(options: &Options, peer: &Peer, phones: &Sipp, round: usize, rate: f64) -> Result<Sample> {
+fn measure(options: &Options, peer: &Peer, phones: &Phones, round: usize, rate: f64) -> Result<Sample> {
     let what = format!("round {round} of {}: {} at {rate:.0} a second", options.rounds, peer.name());
     step(what, || load::run(peer, phones, rate, options.seconds))
+}
+
+/// Measures all peers in turn, at a rate that none has trouble with.
+fn compare(
+    options: &Options,
+    operation: &'static str,
+    peers: &[(&Peer, Phones)],
+    (common_rate, common_rate_is): (f64, String),
+) -> Result<Comparison> {
+    let mut measured: Vec<_> = peers.iter().map(|(peer, _)| Measured::new(peer, None)).collect();
+    for round in 1..=options.rounds {
+        for ((peer, phones), measured) in peers.iter().zip(&mut measured) {
+            measured.at_common_rate.push(measure(options, peer, phones, round, common_rate)?);
+        }
+    }
+    Ok(Comparison {
+        operation,
+        delay_ms: 0,
+        common_rate,
+        common_rate_is,
+        memory_manager: options.memory_manager,
+        seconds: options.seconds,
+        peers: measured,
+    })
 }

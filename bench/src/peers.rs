@@ -51,6 +51,12 @@ pub(crate) enum Kind {
     Plain,
     /// This module's async functions.
     Async,
+    /// Calls that the stock module dialog follows in memory (`db_mode` 0), and that nobody records.
+    Unrecorded,
+    /// Calls that the stock modules record: dialog in the database as well (`db_mode` 1), and acc.
+    RecordedByStock,
+    /// Calls that this module records.
+    Recorded,
 }
 
 impl Kind {
@@ -60,35 +66,44 @@ impl Kind {
             Self::StockInMemory => "stock, usrloc in memory",
             Self::Plain => "cassandra, plain",
             Self::Async => "cassandra, async",
+            Self::Unrecorded => "dialog alone",
+            Self::RecordedByStock => "dialog db_mode 1 + acc",
+            Self::Recorded => "cassandra",
         }
     }
 
     /// Whether it is one that this module is compared with.
     pub(crate) fn is_stock(self) -> bool {
-        matches!(self, Self::StockInDatabase | Self::StockInMemory)
+        matches!(self, Self::StockInDatabase | Self::StockInMemory | Self::Unrecorded | Self::RecordedByStock)
+    }
+
+    /// Whether this module is loaded.
+    fn has_module(self) -> bool {
+        matches!(self, Self::Plain | Self::Async | Self::Unrecorded | Self::Recorded)
     }
 }
 
 impl Peer {
     fn start(kind: Kind, setup: &Setup, databases: &Databases) -> Result<Self> {
-        let stock = |db_mode: u32| {
-            config("stock.cfg", setup).define_str("DB_URL", &databases.mariadb_url).define("DB_MODE", db_mode)
-        };
+        let stock = |cfg: &str| config(cfg, setup).define_str("DB_URL", &databases.mariadb_url);
         let ours = |cfg: &str| {
             config(cfg, setup)
                 .define_str("CONTACT_POINTS", &databases.cassandra.contact_point())
                 .define("CREDENTIAL_CACHE_TTL", setup.credential_cache_ttl)
         };
         let config = match kind {
-            Kind::StockInDatabase => stock(3),
-            Kind::StockInMemory => stock(0),
+            Kind::StockInDatabase => stock("stock.cfg").define("DB_MODE", 3),
+            Kind::StockInMemory => stock("stock.cfg").define("DB_MODE", 0),
             Kind::Plain => ours("plain.cfg"),
             Kind::Async => ours("async.cfg"),
+            Kind::Unrecorded => ours("calls.cfg").define("CALL_DIALOGS", 0),
+            Kind::RecordedByStock => stock("calls.cfg"),
+            Kind::Recorded => ours("calls.cfg").define("CALL_DIALOGS", 1),
         };
         let kamailio = step(format!("Kamailio, {}", kind.name()), || Kamailio::start(config))?;
-        let database = if kind.is_stock() { databases.mariadb.pid() } else { databases.cassandra.pid() };
+        let database = if kind.has_module() { databases.cassandra.pid() } else { databases.mariadb.pid() };
         let mut peer = Self { kind, kamailio, io_process: None, database };
-        if !kind.is_stock() {
+        if kind.has_module() {
             peer.wait_for_the_session()?;
         }
         Ok(peer)
@@ -106,10 +121,16 @@ impl Peer {
 
     /// Holds this module's circuit breaker open, so that it answers from memory what it can. A stock peer has none.
     pub(crate) fn keep_off_cassandra(&self) -> Result<()> {
-        if !self.kind.is_stock() {
+        if self.kind.has_module() {
             self.kamailio.rpc("cassandra.breaker", serde_json::json!(["open"]))?;
         }
         Ok(())
+    }
+
+    /// What a statistic of this module counts.
+    pub(crate) fn statistic(&self, name: &str) -> Result<u64> {
+        let statistics = self.kamailio.rpc("cassandra.stats", serde_json::json!([]))?;
+        statistics[name].as_u64().with_context(|| format!("there is no statistic {name} in {statistics}"))
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -192,6 +213,17 @@ impl Peers {
     /// In the order of their kinds.
     pub(crate) fn all(&self) -> &[Peer] {
         &self.peers
+    }
+
+    /// Rows of a table of Cassandra's.
+    pub(crate) fn rows_in_cassandra(&self, table: &str) -> Result<u64> {
+        self.databases.cassandra.count(&format!("SELECT COUNT(*) FROM sip.{table}"))
+    }
+
+    /// Rows of a table of MariaDB's.
+    pub(crate) fn rows_in_mariadb(&self, table: &str) -> Result<u64> {
+        let count = self.databases.mariadb.execute(&format!("SELECT COUNT(*) FROM {table}"))?;
+        count.trim().parse().with_context(|| format!("'{count}' is no number of rows"))
     }
 
     /// Where Cassandra is.

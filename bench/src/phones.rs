@@ -1,4 +1,4 @@
-//! What the phones send: SIPp with its scenario and its subscribers, without target, rate and end.
+//! What the phones send: SIPp with its scenario and its subscribers.
 
 use std::net::{SocketAddrV4, UdpSocket};
 use std::time::Duration;
@@ -18,14 +18,39 @@ const ATTEMPTS: usize = 10;
 const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST_ANSWER: usize = 4096;
 
+/// Of a call that is answered. Together they are more than the second in which the end of a call may overtake its other events,
+/// so that this module waits for them: few real calls are so short. Without ringing, the answer would overtake it: different SIP
+/// workers relay them.
+const RINGING: Duration = Duration::from_millis(1000);
+const TALK: Duration = Duration::from_millis(200);
+
+/// Longer than any benchmark.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+/// SIPp as the phones, without target, rate and end.
+#[derive(Clone, Debug)]
+pub(crate) struct Phones {
+    /// What they send.
+    pub(crate) sipp: Sipp,
+    /// How long they wait in each of their calls.
+    pub(crate) pauses: Duration,
+}
+
+impl Phones {
+    /// They wait for answers only.
+    fn without_pauses(sipp: Sipp) -> Self {
+        Self { sipp, pauses: Duration::ZERO }
+    }
+}
+
 /// Subscribers that register, are challenged, and register again with their credentials.
-pub(crate) fn registering(users: &[Subscriber]) -> Sipp {
+pub(crate) fn registering(users: &[Subscriber]) -> Phones {
     let rows = users.iter().map(|(user, domain, password)| (user.as_str(), domain.as_str(), password.as_str()));
-    Sipp::new("register.xml").auth_uri(DOMAIN).key("contact", CONTACT).users(rows)
+    Phones::without_pauses(Sipp::new("register.xml").auth_uri(DOMAIN).key("contact", CONTACT).users(rows))
 }
 
 /// Subscribers that refresh their binding with a nonce that each has from `server`: asked for now, used in the runs.
-pub(crate) fn refreshing(server: SocketAddrV4, users: &[Subscriber]) -> Result<Sipp> {
+pub(crate) fn refreshing(server: SocketAddrV4, users: &[Subscriber]) -> Result<Phones> {
     let socket = UdpSocket::bind((net::loopback(), 0)).context("no socket for the phones")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -35,13 +60,28 @@ pub(crate) fn refreshing(server: SocketAddrV4, users: &[Subscriber]) -> Result<S
         Ok(format!("{user};{domain};{}", authorization(subscriber, &nonce)))
     };
     let rows = users.iter().map(row).collect::<Result<_>>()?;
-    Ok(Sipp::new(scenario("refresh.xml")).key("contact", CONTACT).rows(rows))
+    Ok(Phones::without_pauses(Sipp::new(scenario("refresh.xml")).key("contact", CONTACT).rows(rows)))
 }
 
 /// Callers of registered subscribers.
-pub(crate) fn calling(users: &[Subscriber]) -> Sipp {
+pub(crate) fn calling(users: &[Subscriber]) -> Phones {
     let rows = users.iter().map(|(user, domain, _)| format!("{user};{domain}")).collect();
-    Sipp::new(scenario("lookup.xml")).rows(rows)
+    Phones::without_pauses(Sipp::new(scenario("lookup.xml")).rows(rows))
+}
+
+/// Subscribers that call one another and talk for a moment; those who are called are at `callees`.
+pub(crate) fn talking(users: &[Subscriber], callees: SocketAddrV4) -> Phones {
+    let others = users.iter().cycle().skip(users.len() / 2);
+    let rows =
+        users.iter().zip(others).map(|((caller, domain, _), (callee, ..))| format!("{caller};{callee};{domain}"));
+    let sipp =
+        Sipp::new(scenario("call.xml")).key("callee", callees).rows(rows.collect()).pause(TALK).ignore_unexpected();
+    Phones { sipp, pauses: RINGING + TALK }
+}
+
+/// Those who are called: they ring for a while and answer, until they are stopped.
+pub(crate) fn answering() -> Sipp {
+    Sipp::new(scenario("answer.xml")).pause(RINGING).ignore_unexpected().endless().timeout(A_DAY)
 }
 
 fn scenario(name: &str) -> std::path::PathBuf {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lab::progress::{say, step};
-use lab::sipp::Sipp;
 
 use crate::peers::{Kind, Peer, Peers, Setup};
+use crate::phones::Phones;
 use crate::report::{self, Comparison, Measured};
 use crate::{Options, SEARCH_SECONDS, load, measure, phones, warm_up};
 
@@ -67,7 +67,7 @@ fn compare(options: &Options, delay: Duration, first_rate: f64) -> Result<Compar
     })
 }
 
-fn highest_rate(options: &Options, peer: &Peer, phones: &Sipp, first: f64) -> Result<Option<f64>> {
+fn highest_rate(options: &Options, peer: &Peer, phones: &Phones, first: f64) -> Result<Option<f64>> {
     if options.rate.is_some() {
         return Ok(None);
     }

@@ -55,9 +55,9 @@ impl Comparison {
         let mut row = vec![
             peer.name.to_owned(),
             self.against(peer, 3, Measured::kamailio_cpu_ms),
-            format!("{:.3}", peer.cost(|sample| sample.io_process_cpu_ms)),
+            format!("{:.3}", peer.io_process_cpu_ms()),
             self.against(peer, 3, Measured::database_cpu_ms),
-            format!("{:.1} / {:.1}", peer.cost(|sample| sample.p50_ms), peer.cost(|sample| sample.p99_ms)),
+            peer.response_times(),
         ];
         if self.has_highest_rates() {
             row.push(self.against(peer, 0, Measured::throughput));
@@ -88,6 +88,15 @@ impl Measured {
         self.cost(|sample| sample.kamailio_cpu_ms)
     }
 
+    /// CPU milliseconds in Kamailio beyond those of another peer.
+    fn added_ms(&self, base: &Measured) -> f64 {
+        self.kamailio_cpu_ms() - base.kamailio_cpu_ms()
+    }
+
+    fn io_process_cpu_ms(&self) -> f64 {
+        self.cost(|sample| sample.io_process_cpu_ms)
+    }
+
     fn database_cpu_ms(&self) -> f64 {
         self.cost(|sample| sample.database_cpu_ms)
     }
@@ -96,17 +105,21 @@ impl Measured {
         median(&self.at_common_rate, figure)
     }
 
+    fn response_times(&self) -> String {
+        format!("{:.1} / {:.1}", self.cost(|sample| sample.p50_ms), self.cost(|sample| sample.p99_ms))
+    }
+
     fn throughput(&self) -> f64 {
         median(&self.at_highest_rate, |sample| sample.rate)
     }
 }
 
-/// What this module's cost in Kamailio may be of a stock peer's.
+/// What this module's cost in Kamailio may be of another.
 #[derive(Debug, Serialize)]
 pub(crate) struct Target {
     operation: &'static str,
     name: &'static str,
-    stock: &'static str,
+    of: String,
     ratio: f64,
     at_most: f64,
 }
@@ -114,25 +127,41 @@ pub(crate) struct Target {
 impl Comparison {
     /// How our peers do against this stock peer.
     pub(crate) fn targets(&self, stock: Kind, at_most: f64) -> Vec<Target> {
-        let Some(stock) = self.peers.iter().find(|peer| peer.kind == stock) else { return Vec::new() };
+        let Some(stock) = self.peer(stock) else { return Vec::new() };
+        let ratio = |peer: &Measured| peer.kamailio_cpu_ms() / stock.kamailio_cpu_ms();
+        self.targets_of(&format!("the CPU of {}", stock.name), ratio, at_most)
+    }
+
+    /// How what our peers add to `base` does against what this stock peer adds to it.
+    pub(crate) fn targets_of_added(&self, stock: Kind, base: Kind, at_most: f64) -> Vec<Target> {
+        let (Some(stock), Some(base)) = (self.peer(stock), self.peer(base)) else { return Vec::new() };
+        let ratio = |peer: &Measured| peer.added_ms(base) / stock.added_ms(base);
+        self.targets_of(&format!("what {} adds", stock.name), ratio, at_most)
+    }
+
+    fn targets_of(&self, of: &str, ratio: impl Fn(&Measured) -> f64, at_most: f64) -> Vec<Target> {
         let ours = self.peers.iter().filter(|peer| !peer.kind.is_stock());
         ours.map(|peer| Target {
             operation: self.operation,
             name: peer.name,
-            stock: stock.name,
-            ratio: peer.kamailio_cpu_ms() / stock.kamailio_cpu_ms(),
+            of: of.to_owned(),
+            ratio: ratio(peer),
             at_most,
         })
         .collect()
+    }
+
+    fn peer(&self, kind: Kind) -> Option<&Measured> {
+        self.peers.iter().find(|peer| peer.kind == kind)
     }
 }
 
 /// Prints which targets are met.
 pub(crate) fn show_targets(targets: &[Target]) {
     println!();
-    for Target { operation, name, stock, ratio, at_most } in targets {
+    for Target { operation, name, of, ratio, at_most } in targets {
         let verdict = if ratio <= at_most { "met" } else { "missed" };
-        println!("{operation}, {name}: {ratio:.2} of the CPU of {stock}; at most {at_most}: {verdict}");
+        println!("{operation}, {name}: {ratio:.2} of {of}; at most {at_most}: {verdict}");
     }
 }
 
@@ -150,12 +179,37 @@ pub(crate) fn show(comparison: &Comparison) {
     if comparison.has_highest_rates() {
         header.push("highest rate/s");
     }
+    let rows = comparison.peers.iter().map(|peer| comparison.row(peer)).collect();
+    print(comparison, "in brackets: to each stock peer's", header, rows);
+}
+
+/// Prints medians, and what they add to those of the peer `base`.
+pub(crate) fn show_added(comparison: &Comparison, base: Kind) {
+    let Some(base) = comparison.peer(base) else { return };
+    let header = vec!["", "Kamailio CPU ms", "of it I/O process", "added", "database CPU ms", "rings p50 / p99 ms"];
+    let rows = comparison.peers.iter().map(|peer| row_with_added(peer, base)).collect();
+    print(comparison, &format!("added: to {}", base.name), header, rows);
+}
+
+fn row_with_added(peer: &Measured, base: &Measured) -> Vec<String> {
+    let added = peer.added_ms(base);
+    vec![
+        peer.name.to_owned(),
+        format!("{:.3}", peer.kamailio_cpu_ms()),
+        format!("{:.3}", peer.io_process_cpu_ms()),
+        format!("{added:.3} ({:.0} %)", added / base.kamailio_cpu_ms() * 100.0),
+        format!("{:.3}", peer.database_cpu_ms()),
+        peer.response_times(),
+    ]
+}
+
+fn print(comparison: &Comparison, explanation: &str, header: Vec<&str>, rows: Vec<Vec<String>>) {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
-    table.add_rows(comparison.peers.iter().map(|peer| comparison.row(peer)));
+    table.add_rows(rows);
     println!(
         "\n{}, {WORKERS} SIP workers, memory manager {}, {} ms added to every database answer; costs of one at {:.0}/s ({}), \
-         medians of {}; in brackets: to each stock peer's",
+         medians of {}; {explanation}",
         comparison.operation,
         comparison.memory_manager.name(),
         comparison.delay_ms,
@@ -180,9 +234,6 @@ pub(crate) fn write(
     driver: Option<Cost>,
     targets: &[Target],
 ) -> Result<()> {
-    let dir = workspace().target().join("bench");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let file = dir.join(format!("{name}.json"));
     let json = serde_json::json!({
         "benchmark": benchmark,
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
@@ -191,7 +242,15 @@ pub(crate) fn write(
         "driver_alone": driver,
         "targets": targets,
     });
-    fs::write(&file, serde_json::to_string_pretty(&json)?)
+    write_any(name, &json)
+}
+
+/// Writes figures to a file of that name.
+pub(crate) fn write_any(name: &str, figures: &serde_json::Value) -> Result<()> {
+    let dir = workspace().target().join("bench");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let file = dir.join(format!("{name}.json"));
+    fs::write(&file, serde_json::to_string_pretty(figures)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     say(format!("all figures are in {}", file.display()));
     Ok(())
