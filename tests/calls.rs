@@ -117,7 +117,11 @@ fn injection(site: &Site) -> Result<()> {
     let found = until_stored(site, &call_id, 2)?;
     ensure!(found[0]["caller"] == format!("alice@{DOMAIN}") && found[0].get("code").is_none(), "{:?}", found[0]);
     ensure!(found[0]["extra"]["queue"] == "one;caller=mallory@example.com;code=200", "{:?}", found[0]);
-    Ok(())
+    // What is too long for a table is cut, and nothing of it stays behind.
+    let call_id = call_busy(&mut caller, "alice", &[&format!("X-Queue: {}", "long ".repeat(2000))])?;
+    let found = until_stored(site, &call_id, 2)?;
+    ensure!(found[0]["extra"]["queue"].as_str().is_some_and(|queue| queue.len() == 1024), "{:?}", found[0]);
+    until_all_written(&kamailio)
 }
 
 fn refused(site: &Site) -> Result<()> {
