@@ -101,8 +101,9 @@ fn check_events(peers: &Peers, peer: &Peer, expected: u64) -> Result<()> {
     .with_context(|| peer.log())?;
     let (events, accepted) = (counted("call_events")?, counted("call_events_accepted")?);
     let rows = peers.rows_in_cassandra("call_event")?;
+    // A provisional response that came twice is an event more.
     ensure!(
-        [events, accepted, rows] == [expected; 3],
+        rows >= expected && [accepted, rows] == [events; 2],
         "of {expected} events of calls {events} were recorded, {accepted} accepted, {rows} are stored"
     );
     Ok(())

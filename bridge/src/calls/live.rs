@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use domain::call::event;
 use domain::{CallEvent, CallRecord};
 use tokio::time::Instant;
 
@@ -54,8 +55,8 @@ impl Live {
         Self { interval, state: Mutex::default() }
     }
 
-    /// Adds an event to its call. `None` when this node does not know how the call began, or when this is the end of a call so
-    /// short that its other events may come yet: then [`Self::settle`] it in a moment.
+    /// Adds an event to its call. `None` when nobody is told of the call at this event, when this node does not know how the call
+    /// began, or when this is the end of a call so short that its other events may come yet: then [`Self::settle`] it in a moment.
     pub(crate) fn take(&self, event: &CallEvent) -> Option<Snapshot> {
         let mut state = self.lock();
         let written = state.stamp();
@@ -70,7 +71,7 @@ impl Live {
             let kept = state.calls.get_mut(&event.call_id)?;
             kept.record.take(event);
             let age = event.at().0 - kept.record.started_at?.0;
-            if event.ends_the_call() && age < SHORT {
+            if event.ends_the_call() && age < SHORT || !is_told(event) {
                 return None;
             }
             kept.record.clone()
@@ -143,6 +144,11 @@ impl Live {
     }
 }
 
+/// Whether the others are told of the call at this event.
+pub(crate) fn is_told(event: &CallEvent) -> bool {
+    [event::ATTEMPT, event::START].contains(&&*event.event) || event.ends_the_call()
+}
+
 impl State {
     /// Microseconds since the epoch, each only once.
     fn stamp(&mut self) -> i64 {
@@ -153,8 +159,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use domain::call::event;
-
     use super::*;
     use crate::testing::call_event;
 

@@ -110,7 +110,6 @@ impl Service {
         let event = &item.event;
         let is_listed = event.event == event::ATTEMPT || event.ends_the_call();
         let record = match &item.record {
-            _ if !is_listed && event.event != event::START => None,
             Some(record) => Some(Cow::Borrowed(record)),
             None if is_listed => Some(Cow::Owned(self.record_of(store, event).await?)),
             None => None,
