@@ -111,7 +111,7 @@ impl Service {
         let is_listed = event.event == event::ATTEMPT || event.ends_the_call();
         let record = match &item.record {
             Some(record) => Some(Cow::Borrowed(record)),
-            None if is_listed => Some(Cow::Owned(self.record_of(store, event).await?)),
+            None if is_listed => Some(Cow::Owned(Box::pin(self.record_of(store, event)).await?)),
             None => None,
         };
         let parties = match &record {
@@ -156,7 +156,7 @@ impl Service {
         let party = match known {
             Some(party) => party,
             None => {
-                let known = store.credentials(&aor).await?.map(|subscriber| Known {
+                let known = Box::pin(store.credentials(&aor)).await?.map(|subscriber| Known {
                     account: subscriber.account_id,
                     max_calls: u32::try_from(subscriber.max_calls).unwrap_or_default(),
                 });
