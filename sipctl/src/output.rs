@@ -154,8 +154,12 @@ pub(crate) fn table_of<T: Shown>(things: &[T]) -> Table {
     table
 }
 
-/// The fields of all objects are the columns, in the order in which they come; an object in a field is written as JSON.
+/// The fields of all objects are the columns, in the order in which they come; an object in a field is written as JSON. Without
+/// objects nobody knows the columns, and nothing is printed.
 fn print_csv(objects: Vec<Value>) {
+    if objects.is_empty() {
+        return;
+    }
     let mut columns: Vec<&String> = Vec::new();
     for name in objects.iter().filter_map(Value::as_object).flat_map(Map::keys) {
         if !columns.contains(&name) {

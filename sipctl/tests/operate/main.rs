@@ -1,6 +1,7 @@
 //! The real `sipctl` against a real Cassandra: every command as people and as programs use it.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod errors;
 mod import;
 mod password;
@@ -14,8 +15,15 @@ use std::process::ExitCode;
 use site::{Site, Test};
 
 fn main() -> ExitCode {
-    let tests: Vec<(&str, Test)> =
-        [schema::TESTS, subscriber::TESTS, password::TESTS, import::TESTS, registrations::TESTS, errors::TESTS]
-            .concat();
+    let tests: Vec<(&str, Test)> = [
+        schema::TESTS,
+        subscriber::TESTS,
+        password::TESTS,
+        import::TESTS,
+        registrations::TESTS,
+        calls::TESTS,
+        errors::TESTS,
+    ]
+    .concat();
     lab::suite::run(Site::start, &tests)
 }
