@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::progress::step;
 use lab::wait;
 
+use crate::cores::Cores;
 use crate::peers::{Kind, Peer, Peers, Setup};
 use crate::phones::Phones;
 use crate::report::{self, Comparison, Target};
@@ -37,18 +38,22 @@ const MOST_OF_UNRECORDED: f64 = 1.15;
 const MOST_OF_WHAT_STOCK_ADDS: f64 = 1.0;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // What recording adds is little beside what the caches of a core that is shared with a database cost.
+    let cores = Cores::divide()?;
+    let operation = if cores.is_some() { "answered call, Kamailio on a core of its own" } else { "answered call" };
     let setup = Setup {
         users: options.users,
         distant: false,
         memory: options.memory_manager,
         credential_cache_ttl: CREDENTIAL_CACHE_TTL,
+        cores: cores.as_ref(),
     };
     let peers = Peers::start(&PEERS, &setup)?;
     let callees = phones::answering().spawn()?;
     let callers = phones::talking(peers.users(), callees.local());
     let rate = options.rate.unwrap_or(RATE);
     peers.all().iter().try_for_each(|peer| warm_up(peer, &callers, rate))?;
-    let comparison = compare(options, "answered call", &with(&peers, &callers), common_rate(options))?;
+    let comparison = compare(options, operation, &with(&peers, &callers), common_rate(options))?;
     check_recorded(&peers, &comparison)?;
     let targets = targets(&comparison);
     report::show_added(&comparison, Kind::Unrecorded);

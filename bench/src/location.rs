@@ -30,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         distant: false,
         memory: options.memory_manager,
         credential_cache_ttl: CREDENTIAL_CACHE_TTL,
+        cores: None,
     };
     let peers = Peers::start(&PEERS, &setup)?;
     peers.all().iter().try_for_each(|peer| warm_up(peer, &peers))?;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod cores;
 mod driver;
 mod load;
 mod location;

@@ -13,6 +13,8 @@ use lab::progress::step;
 use lab::relay::DelayRelay;
 use lab::{cpu, net, wait, workspace};
 
+use crate::cores::Cores;
+
 pub(crate) const DOMAIN: &str = "example.com";
 /// SIP workers of every Kamailio.
 pub(crate) const WORKERS: u32 = 4;
@@ -84,7 +86,7 @@ impl Kind {
 }
 
 impl Peer {
-    fn start(kind: Kind, setup: &Setup, databases: &Databases) -> Result<Self> {
+    fn start(kind: Kind, setup: &Setup<'_>, databases: &Databases) -> Result<Self> {
         let stock = |cfg: &str| config(cfg, setup).define_str("DB_URL", &databases.mariadb_url);
         let ours = |cfg: &str| {
             config(cfg, setup)
@@ -100,7 +102,10 @@ impl Peer {
             Kind::RecordedByStock => stock("calls.cfg"),
             Kind::Recorded => ours("calls.cfg").define("CALL_DIALOGS", 1),
         };
-        let kamailio = step(format!("Kamailio, {}", kind.name()), || Kamailio::start(config))?;
+        let kamailio = step(format!("Kamailio, {}", kind.name()), || match setup.cores {
+            Some(cores) => cores.on_the_first(|| Kamailio::start(config)),
+            None => Kamailio::start(config),
+        })?;
         let database = if kind.has_module() { databases.cassandra.pid() } else { databases.mariadb.pid() };
         let mut peer = Self { kind, kamailio, io_process: None, database };
         if kind.has_module() {
@@ -160,7 +165,7 @@ impl Peer {
 
 /// How the peers are set up.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Setup {
+pub(crate) struct Setup<'c> {
     /// Subscribers.
     pub(crate) users: usize,
     /// Whether a relay stands before the databases, which makes their answers late.
@@ -169,6 +174,8 @@ pub(crate) struct Setup {
     pub(crate) memory: MemoryManager,
     /// Seconds for which this module remembers credentials.
     pub(crate) credential_cache_ttl: u32,
+    /// A core for the Kamailios alone, if there is to be one.
+    pub(crate) cores: Option<&'c Cores>,
 }
 
 /// All peers, running, with the same subscribers. Dropping it stops everything.
@@ -193,7 +200,7 @@ pub(crate) type Subscriber = (String, String, String);
 
 impl Peers {
     /// Starts the databases, provisions the subscribers in both, starts the Kamailios.
-    pub(crate) fn start(kinds: &[Kind], setup: &Setup) -> Result<Self> {
+    pub(crate) fn start(kinds: &[Kind], setup: &Setup<'_>) -> Result<Self> {
         let users: Vec<Subscriber> =
             (0..setup.users).map(|n| (format!("user{n}"), DOMAIN.to_owned(), format!("password{n}"))).collect();
         let databases = Databases::start(setup.distant)?;
@@ -247,7 +254,7 @@ impl Databases {
     }
 }
 
-fn config(cfg: &str, setup: &Setup) -> Config {
+fn config(cfg: &str, setup: &Setup<'_>) -> Config {
     let mut config = Config::new(workspace().root().join("bench/cfg").join(cfg));
     config.workers = WORKERS;
     config.shm_mb = 256;

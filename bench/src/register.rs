@@ -37,6 +37,7 @@ fn compare(options: &Options, delay: Duration, first_rate: f64) -> Result<Compar
         distant: !delay.is_zero(),
         memory: options.memory_manager,
         credential_cache_ttl: CREDENTIAL_CACHE_TTL,
+        cores: None,
     };
     let peers = Peers::start(&PEERS, &setup)?;
     let phones = phones::registering(peers.users());
