@@ -7,6 +7,7 @@ use std::time::Duration;
 use bridge::Client;
 use bridge::protocol::{Continuation, Operation, Outcome, Ticket, Unavailable};
 use bridge::transport::Seqpacket;
+use domain::CallEvent;
 
 use crate::host::log::log_warning;
 use crate::host::message::Message;
@@ -44,6 +45,15 @@ pub(crate) fn tell(operation: Operation) -> bool {
             false
         }
     }
+}
+
+/// Sends an event of a call on its way to where it is kept. Returns whether it could be sent.
+pub(crate) fn send_event(event: &CallEvent) -> bool {
+    let sent = lifecycle::module()
+        .zip(shared::metrics())
+        .ok_or(Unavailable::Failed)
+        .and_then(|(module, metrics)| bridge::client::send_event(&module.events, metrics, event));
+    sent.inspect_err(|reason| log_warning!("calls", "an event of the call {} is lost: {reason}", event.call_id)).is_ok()
 }
 
 /// What became of a request to suspend.

@@ -259,7 +259,7 @@ fn note(mut event: CallEvent) {
     let Some(metrics) = shared::metrics() else { return };
     event.cut();
     count(&metrics.call_events);
-    if !bridge_client::tell(Operation::Note(Box::new(event))) {
+    if !bridge_client::send_event(&event) {
         count(&metrics.call_events_dropped);
     }
 }

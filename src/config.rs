@@ -180,7 +180,13 @@ pub(crate) fn read() -> Result<Config, String> {
     let local_dc = text("local_dc", &raw::LOCAL_DC, None)?;
     let registrar = Registrar::read()?;
     let authentication = authentication()?;
+    let calls = calls()?;
     Ok(Config {
+        limits: Limits {
+            in_flight: number("max_in_flight", &raw::MAX_IN_FLIGHT, 1..=1_000_000)? as usize,
+            drain: millis("drain_timeout", &raw::DRAIN_TIMEOUT, 0..=50_000)?,
+            event_turn: calls.turn(),
+        },
         service: ServiceConfig {
             store: store_config(&local_dc, request_timeout)?,
             node: node(local_dc)?,
@@ -191,16 +197,12 @@ pub(crate) fn read() -> Result<Config, String> {
                 file: state_file("contacts.redb")?,
             },
             stale_bindings: stale_bindings()?,
-            calls: calls()?,
+            calls,
             credential_cache: credential_cache()?,
             guard: guard()?,
             attributes: authentication.loaded.iter().map(|loaded| loaded.column.clone()).collect(),
             breaker_threshold: number("breaker_threshold", &raw::BREAKER_THRESHOLD, 1..=1_000_000)?,
             retry_interval: millis("retry_interval", &raw::RETRY_INTERVAL, 10..=3_600_000)?,
-        },
-        limits: Limits {
-            in_flight: number("max_in_flight", &raw::MAX_IN_FLIGHT, 1..=1_000_000)? as usize,
-            drain: millis("drain_timeout", &raw::DRAIN_TIMEOUT, 0..=50_000)?,
         },
         registrar,
         event_callback: raw::EVENT_CALLBACK.get().unwrap_or_default(),

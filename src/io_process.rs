@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bridge::protocol::Task;
-use bridge::server::{self, Links};
+use bridge::server::{self, Ends, Links};
 use bridge::service::Service;
-use bridge::transport::Seqpacket;
 use bridge::{Metrics, Pace};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
@@ -32,9 +31,9 @@ const LINES: usize = 1024;
 const NOTICES: usize = 10_000;
 
 /// Runs the I/O process until it is told to stop and has drained. `parent` is the main process.
-pub(crate) fn run(config: Config, callers: Vec<Seqpacket>, completions: Seqpacket, parent: i32) {
+pub(crate) fn run(config: Config, ends: Ends, parent: i32) {
     let (sender, lines) = sync_channel(LINES);
-    match start(config, callers, completions, sender) {
+    match start(config, ends, sender) {
         Ok(runtime) => {
             write_lines(&lines);
             runtime.shutdown_background();
@@ -46,15 +45,10 @@ pub(crate) fn run(config: Config, callers: Vec<Seqpacket>, completions: Seqpacke
     }
 }
 
-fn start(
-    config: Config,
-    callers: Vec<Seqpacket>,
-    completions: Seqpacket,
-    lines: SyncSender<Line>,
-) -> io::Result<Runtime> {
+fn start(config: Config, ends: Ends, lines: SyncSender<Line>) -> io::Result<Runtime> {
     let metrics = shared::metrics().ok_or_else(|| io::Error::other("there is no shared memory"))?;
     let (sender_of_notices, notices) = mpsc::channel(NOTICES);
-    let links = Links { callers, completions, notices, stop: process::stop_signals()? };
+    let links = Links { ends, notices, stop: process::stop_signals()? };
     tracing::subscriber::set_global_default(Lines::new(lines.clone())).map_err(io::Error::other)?;
     let pace = Arc::new(Pace::new(config.batch_interval));
     let pace_of_thread = {

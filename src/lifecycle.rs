@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use bridge::metrics::{count, get};
 use bridge::protocol::{MAX_MESSAGE, Task, decode};
+use bridge::server::Ends;
 use bridge::transport::{Link, Seqpacket};
 use once_cell::sync::OnceCell;
 
@@ -23,8 +24,10 @@ pub(crate) struct Module {
     pub(crate) links: Vec<Seqpacket>,
     /// The resume workers' end of the link that they share.
     pub(crate) completions: Seqpacket,
+    /// The end, that all processes share, of the link for call events.
+    pub(crate) events: Seqpacket,
     /// The I/O process's ends, until it takes them.
-    io_ends: Mutex<Option<(Vec<Seqpacket>, Seqpacket)>>,
+    io_ends: Mutex<Option<Ends>>,
 }
 
 static CONFIG: OnceCell<Config> = OnceCell::new();
@@ -104,15 +107,16 @@ fn make_links() -> Result<(), String> {
             .map_err(|error| format!("no socketpair to the I/O process: {error}; raise the limit of open files"))
     };
     let mut links = Vec::new();
-    let mut io_links = Vec::new();
+    let mut callers = Vec::new();
     for _ in 0..process::count() {
         let (worker, io) = pair()?;
         links.push(worker);
-        io_links.push(io);
+        callers.push(io);
     }
     let (completions, io_completions) = pair()?;
-    let io_ends = Mutex::new(Some((io_links, io_completions)));
-    let _ = MODULE.set(Module { config, links, completions, io_ends });
+    let (events, io_events) = pair()?;
+    let io_ends = Mutex::new(Some(Ends { callers, completions: io_completions, events: io_events }));
+    let _ = MODULE.set(Module { config, links, completions, events, io_ends });
     Ok(())
 }
 
@@ -122,8 +126,8 @@ fn fork_processes() -> Result<(), String> {
     let parent = std::process::id().cast_signed();
     if process::fork(c"Cassandra I/O").map_err(failed)? == Forked::Child {
         let ends = module.io_ends.lock().ok().and_then(|mut ends| ends.take());
-        if let Some((callers, completions)) = ends {
-            io_process::run(module.config.clone(), callers, completions, parent);
+        if let Some(ends) = ends {
+            io_process::run(module.config.clone(), ends, parent);
         }
         process::exit_now();
     }

@@ -30,6 +30,9 @@ const GROUP: usize = 128;
 /// How far an event can be behind one that happened later: they come from different processes.
 const OVERTAKEN: Duration = Duration::from_millis(20);
 
+/// Longest turn: what comes in one has to fit the link.
+const LONGEST_TURN: Duration = Duration::from_millis(25);
+
 /// Spooled events that are written in one go.
 const GO: usize = 128;
 
@@ -73,6 +76,13 @@ impl Default for CallsConfig {
     }
 }
 
+impl CallsConfig {
+    /// While events come they are taken in turns of this length, so that they come here in groups: a quarter of the time there is.
+    pub fn turn(&self) -> Duration {
+        (self.sync_within / 4).min(LONGEST_TURN)
+    }
+}
+
 /// Events on their way.
 #[derive(Debug)]
 pub(crate) struct Calls {
@@ -100,7 +110,7 @@ impl Calls {
     pub(crate) fn new(config: CallsConfig, metrics: &'static Metrics) -> Self {
         let (queue, waiting) = mpsc::channel(config.queue.max(1));
         let spool = config.spool_file.clone().and_then(|file| {
-            let spool = SpoolConfig { file, most_bytes: config.spool_bytes, gather: config.sync_within / 2 };
+            let spool = SpoolConfig { file, most_bytes: config.spool_bytes };
             Spool::open(spool, metrics)
                 .inspect_err(|error| tracing::error!("there is no spool of call events: no thread for it: {error}"))
                 .ok()
@@ -124,18 +134,12 @@ impl Calls {
         }
     }
 
-    /// Sees every event into `sink` or the spool, until [`Self::close`] and all of them are. Of the time there is, an eighth is to
-    /// gather a group, three are for the sink to take it, and the other half for the spool.
+    /// Sees every event into `sink` or the spool, until [`Self::close`] and all of them are. Of the time there is, a quarter goes
+    /// by before a group comes here, five eighths are for the sink to take it, and the rest is for the disk.
     pub(crate) async fn record<S: Sink>(self: Arc<Self>, sink: Arc<S>) {
         let Some(mut waiting) = lock(&self.waiting).take() else { return };
         let mut events = Vec::with_capacity(GROUP);
         while waiting.recv_many(&mut events, GROUP).await > 0 {
-            sleep(self.config.sync_within / 8).await;
-            while events.len() < GROUP
-                && let Ok(event) = waiting.try_recv()
-            {
-                events.push(event);
-            }
             for group in self.groups(events.drain(..)) {
                 let Ok(slots) = self.slots.clone().acquire_many_owned(group.len() as u32).await else { return };
                 let (calls, sink) = (self.clone(), sink.clone());
@@ -195,26 +199,21 @@ impl Calls {
         }
     }
 
-    /// What is written together; an end that may have overtaken what happened before is alone.
-    fn groups(&self, events: impl Iterator<Item = CallEvent>) -> Vec<Vec<Item>> {
+    /// What is written together; ends that may have overtaken what happened before are apart.
+    fn groups(&self, events: impl Iterator<Item = CallEvent>) -> impl Iterator<Item = Vec<Item>> {
         let items = events.map(|event| Item::new(self.live.take(&event), event));
         let (unsettled, settled): (Vec<_>, Vec<_>) = items.partition(Item::is_unsettled);
-        let mut groups: Vec<_> = unsettled.into_iter().map(|item| vec![item]).collect();
-        if !settled.is_empty() {
-            groups.push(settled);
-        }
-        groups
+        [settled, unsettled].into_iter().filter(|group| !group.is_empty())
     }
 
-    /// Of an end that may have overtaken what happened before, what is known a moment later.
-    async fn settled(&self, mut group: Vec<Item>) -> Vec<Item> {
-        if let [only] = group.as_mut_slice()
-            && only.is_unsettled()
-        {
-            sleep(OVERTAKEN).await;
-            *only = Item::new(self.live.settle(&only.event.call_id), only.event.clone());
+    /// Of ends that may have overtaken what happened before, what is known a moment later.
+    async fn settled(&self, group: Vec<Item>) -> Vec<Item> {
+        if !group.iter().any(Item::is_unsettled) {
+            return group;
         }
-        group
+        sleep(OVERTAKEN).await;
+        let settle = |item: Item| Item::new(self.live.settle(&item.event.call_id), item.event);
+        group.into_iter().map(settle).collect()
     }
 
     fn log(&self, item: &Item) {
@@ -231,7 +230,7 @@ impl Calls {
     async fn see_off<S: Sink>(&self, group: &[Item], sink: &S) {
         let mut writing = pin!(async { sink.takes_writes() && sink.write(group).await });
         let all = || vec![true; group.len()];
-        let accepted = match timeout(self.config.sync_within * 3 / 8, &mut writing).await {
+        let accepted = match timeout(self.config.sync_within * 5 / 8, &mut writing).await {
             Ok(true) => all(),
             Ok(false) => self.keep_all(group, sink).await,
             Err(_) => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use domain::CallEvent;
+
 use crate::clock::Monotonic;
 use crate::metrics::{Metrics, count};
 use crate::protocol::{AnswerTo, MAX_MESSAGE, Operation, Outcome, Request, Ticket, Unavailable, decode, encode, page};
@@ -14,6 +16,26 @@ pub struct Client<'m, L> {
     metrics: &'m Metrics,
     last_id: u64,
     buffer: Vec<u8>,
+}
+
+/// Sends an event of a call on its way, over the link that all processes share: there is no answer.
+///
+/// # Errors
+/// Why it could not be queued.
+pub fn send_event(link: &impl Link, metrics: &Metrics, event: &CallEvent) -> Result<(), Unavailable> {
+    let message = encode(event).map_err(|_| Unavailable::Failed)?;
+    queue(link, metrics, &message)
+}
+
+fn queue(link: &impl Link, metrics: &Metrics, message: &[u8]) -> Result<(), Unavailable> {
+    link.send(message).map_err(|error| match error {
+        SendError::Full => {
+            count(&metrics.queue_full);
+            Unavailable::QueueFull
+        }
+        SendError::TooLong(_) => Unavailable::TooLong,
+        SendError::Broken(_) => Unavailable::Failed,
+    })
 }
 
 impl<'m, L: Link> Client<'m, L> {
@@ -56,14 +78,7 @@ impl<'m, L: Link> Client<'m, L> {
         self.last_id += 1;
         let request = Request { id: self.last_id, deadline, answer, operation };
         let message = encode(&request).map_err(|_| Unavailable::Failed)?;
-        self.link.send(&message).map_err(|error| match error {
-            SendError::Full => {
-                count(&self.metrics.queue_full);
-                Unavailable::QueueFull
-            }
-            SendError::TooLong(_) => Unavailable::TooLong,
-            SendError::Broken(_) => Unavailable::Failed,
-        })
+        queue(&self.link, self.metrics, &message)
     }
 
     /// Collects the pages of the last request's answer. Pages of earlier requests are late: dropped.

@@ -143,8 +143,6 @@ pub enum Operation {
     Subscriber(Aor),
     /// Look after what the I/O process remembers; the backend is not asked.
     Housekeeping(Housekeeping),
-    /// Take over an event of a call; it is written when it can be. There is no answer.
-    Note(Box<CallEvent>),
     /// Tell what happened to a call, of all its legs and on all nodes.
     Call(String),
     /// List the calls that are under way on all nodes, at most so many of them.

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use domain::CallEvent;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -32,22 +33,29 @@ const MOST_IDLE_TASKS: usize = 256;
 
 /// What the operations do.
 pub trait Backend: Send + Sync + 'static {
-    /// Does what is done at once, whatever is under way, and of which nobody wants to hear; gives any other operation back.
-    fn take(&self, operation: Operation) -> Option<Operation> {
-        Some(operation)
-    }
+    /// Takes over an event of a call, whatever else is under way.
+    fn take_event(&self, event: CallEvent);
 
     /// Runs one operation. At `deadline` it is dropped, wherever it is.
     fn perform(&self, operation: Operation, deadline: Monotonic) -> impl Future<Output = Outcome> + Send;
 }
 
+/// The I/O process's ends of the links to the other processes.
+#[derive(Debug)]
+pub struct Ends {
+    /// Of each process's own link.
+    pub callers: Vec<Seqpacket>,
+    /// Of the link that the resume workers share.
+    pub completions: Seqpacket,
+    /// Of the link by which all processes send call events.
+    pub events: Seqpacket,
+}
+
 /// The links of the I/O process.
 #[derive(Debug)]
 pub struct Links {
-    /// Our end of each process's link.
-    pub callers: Vec<Seqpacket>,
-    /// Our end of the link that the resume workers share.
-    pub completions: Seqpacket,
+    /// Our ends.
+    pub ends: Ends,
     /// What the resume workers are told besides completions.
     pub notices: mpsc::Receiver<Task>,
     /// Becomes readable when the server is to stop.
@@ -61,6 +69,8 @@ pub struct Limits {
     pub in_flight: usize,
     /// How long the drain at the stop may take.
     pub drain: Duration,
+    /// While call events come they are taken in turns of this length.
+    pub event_turn: Duration,
 }
 
 /// Serves until [`Links::stop`] is readable, then drains: reads what is queued, waits for what is under way.
@@ -77,23 +87,26 @@ pub async fn serve<B: Backend>(
     pace: Arc<Pace>,
     metrics: &'static Metrics,
 ) -> io::Result<usize> {
+    let Ends { callers, completions, events } = links.ends;
     let server = Arc::new(Server {
         backend,
         pace,
         metrics,
         slots: Arc::new(Semaphore::new(limits.in_flight)),
         limits,
-        completions: Outbox::new(links.completions, metrics)?,
+        completions: Outbox::new(completions, metrics)?,
         parked: Mutex::default(),
         idle: Mutex::default(),
     });
-    let mut readers = Vec::with_capacity(links.callers.len());
-    for caller in links.callers {
+    let mut readers = Vec::with_capacity(callers.len());
+    for caller in callers {
         let outbox = Outbox::new(caller, metrics)?;
         let readable = watch(outbox.link.clone(), Interest::READABLE)?;
         readers.push((outbox.clone(), tokio::spawn(server.clone().read_forever(outbox, readable))));
     }
     let notices = tokio::spawn(server.clone().pass_on(links.notices));
+    let events = Arc::new(events);
+    let taking = tokio::spawn(server.clone().take_events(events.clone()));
     let stop = watch(links.stop, Interest::READABLE)?;
     let _ = stop.readable().await?;
     let mut buffer = vec![0; MAX_MESSAGE];
@@ -103,6 +116,8 @@ pub async fn serve<B: Backend>(
         server.clone().read_queued(&outbox, &mut buffer);
     }
     let left = server.drain().await;
+    taking.abort();
+    server.take_queued_events(&events, &mut buffer);
     notices.abort();
     Ok(left)
 }
@@ -129,17 +144,27 @@ impl<B: Backend> Server<B> {
     }
 
     fn read_queued(self: Arc<Self>, outbox: &Outbox, buffer: &mut [u8]) {
+        each_queued(&outbox.link, buffer, |message| self.clone().accept(message, outbox));
+    }
+
+    /// Takes call events for ever. The link is watched only while none come: as long as they do they are fetched once in a turn,
+    /// so that neither they nor their senders, who wait for nothing, wake the event loop each.
+    async fn take_events(self: Arc<Self>, link: Arc<Seqpacket>) -> io::Result<()> {
+        let mut buffer = vec![0; MAX_MESSAGE];
         loop {
-            match outbox.link.try_receive(buffer) {
-                Ok(length) => self.clone().accept(&buffer[..length], outbox),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    tracing::error!("a request cannot be read: {error}");
-                    return;
-                }
+            let _ = watch(link.clone(), Interest::READABLE)?.readable().await?;
+            while self.take_queued_events(&link, &mut buffer) > 0 {
+                tokio::time::sleep(self.limits.event_turn).await;
             }
         }
+    }
+
+    /// Returns how many there were.
+    fn take_queued_events(&self, link: &Seqpacket, buffer: &mut [u8]) -> usize {
+        each_queued(link, buffer, |message| match decode(message) {
+            Ok(event) => self.backend.take_event(event),
+            Err(error) => tracing::error!("a call event of {} bytes is not understood: {error}", message.len()),
+        })
     }
 
     fn accept(self: Arc<Self>, message: &[u8], outbox: &Outbox) {
@@ -150,7 +175,6 @@ impl<B: Backend> Server<B> {
                 return;
             }
         };
-        let Some(operation) = self.backend.take(request.operation) else { return };
         let slot = self.slots.clone().try_acquire_owned().ok();
         let overloaded = slot.is_none();
         self.show_in_flight();
@@ -160,7 +184,7 @@ impl<B: Backend> Server<B> {
             id: request.id,
             admitted: Monotonic::now(),
             deadline: request.deadline,
-            operation: Some(operation),
+            operation: Some(request.operation),
             _caller: (request.answer == AnswerTo::Caller).then(|| self.pace.caller_waits()),
             answer: Some(request.answer),
             slot,
@@ -388,6 +412,25 @@ impl Outbox {
     }
 }
 
+/// Reads what there is to read, without waiting. Returns how many messages that were.
+fn each_queued(link: &Seqpacket, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> usize {
+    let mut taken = 0;
+    loop {
+        match link.try_receive(buffer) {
+            Ok(length) => {
+                take(&buffer[..length]);
+                taken += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return taken,
+            Err(error) => {
+                tracing::error!("a message cannot be read: {error}");
+                return taken;
+            }
+        }
+    }
+}
+
 /// Has the event loop watch a descriptor, which lives as long as the result: it is owned by it.
 #[expect(deprecated, reason = "its successor is unsafe for types that can change their descriptor; ours never do")]
 fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
@@ -444,14 +487,8 @@ mod tests {
     static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
     impl Backend for Scripted {
-        fn take(&self, operation: Operation) -> Option<Operation> {
-            match operation {
-                Operation::Note(_) => {
-                    TAKEN.fetch_add(1, Ordering::Relaxed);
-                    None
-                }
-                other => Some(other),
-            }
+        fn take_event(&self, _event: CallEvent) {
+            TAKEN.fetch_add(1, Ordering::Relaxed);
         }
 
         async fn perform(&self, operation: Operation, _deadline: Monotonic) -> Outcome {
@@ -477,6 +514,7 @@ mod tests {
     struct Running {
         near: Vec<Seqpacket>,
         completions: Seqpacket,
+        events: Seqpacket,
         stop: std::io::PipeWriter,
         server: thread::JoinHandle<usize>,
         metrics: &'static Metrics,
@@ -486,15 +524,12 @@ mod tests {
         let metrics: &'static Metrics = Box::leak(Box::default());
         let (near, far) = (0..callers).map(|_| Seqpacket::pair().expect("a pair")).unzip();
         let (completions, far_completions) = Seqpacket::pair().expect("a pair");
+        let (events, far_events) = Seqpacket::pair().expect("a pair");
         let (stop_reader, stop) = std::io::pipe().expect("a pipe");
         let server = thread::spawn(move || {
-            let links = Links {
-                callers: far,
-                completions: far_completions,
-                notices: mpsc::channel(1).1,
-                stop: stop_reader.into(),
-            };
-            let limits = Limits { in_flight, drain: Duration::from_secs(2) };
+            let ends = Ends { callers: far, completions: far_completions, events: far_events };
+            let links = Links { ends, notices: mpsc::channel(1).1, stop: stop_reader.into() };
+            let limits = Limits { in_flight, drain: Duration::from_secs(2), event_turn: Duration::from_millis(5) };
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -503,7 +538,7 @@ mod tests {
                 .block_on(serve(links, limits, Arc::new(Scripted), Arc::new(Pace::new(Duration::ZERO)), metrics))
                 .expect("served")
         });
-        Running { near, completions, stop, server, metrics }
+        Running { near, completions, events, stop, server, metrics }
     }
 
     fn ticket() -> Ticket {
@@ -572,21 +607,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_at_once_is_never_refused_nor_too_late() {
-        let mut running = start(2, 1);
+    fn call_events_are_taken_whatever_is_under_way_and_at_the_stop() {
+        let mut running = start(1, 1);
         let mut busy = Client::new(running.near.remove(0), running.metrics);
         busy.submit(lookup("slow"), PATIENCE, ticket()).expect("queued");
-        while get(&running.metrics.in_flight) == 0 {
-            thread::yield_now();
-        }
-        let mut telling = Client::new(running.near.remove(0), running.metrics);
-        for number in 0..10 {
-            let event = Operation::Note(Box::new(call_event("call-attempt", number)));
-            telling.tell(event, Duration::ZERO).expect("queued");
-        }
-        assert_eq!(telling.call(lookup("alice"), PATIENCE), Outcome::Unavailable(Unavailable::Overloaded));
-        assert_eq!(TAKEN.load(Ordering::Relaxed), 10);
-        completion(&running.completions);
+        let tell = |number| {
+            let event = encode(&call_event("call-attempt", number)).expect("encodes");
+            running.events.send(&event).expect("queued");
+        };
+        let taken = || TAKEN.load(Ordering::Relaxed);
+        (0..10).for_each(tell);
+        soon("the first", || taken() == 10);
+        thread::sleep(Duration::from_millis(20)); // none came in a whole turn, so the link is watched again
+        tell(10);
+        soon("one more", || taken() == 11);
+        (11..20).for_each(tell);
+        drop(running.stop);
+        running.server.join().expect("stopped");
+        assert_eq!(taken(), 20);
     }
 
     #[test]

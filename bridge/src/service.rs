@@ -5,9 +5,9 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use domain::Aor;
 use domain::gruu::GruuKey;
 use domain::register::Node;
+use domain::{Aor, CallEvent};
 use quick_cache::sync::Cache;
 use store::{ConnectError, Store, StoreConfig, StoreError};
 use tokio::sync::mpsc;
@@ -222,7 +222,7 @@ impl Service {
             Operation::CallCounts => self.call_counts(store).await,
             Operation::CountCalls(party) => self.count_calls(store, party).await,
             // Answered before they come here.
-            Operation::Claim(_) | Operation::Note(_) | Operation::ForceBreaker(_) | Operation::Housekeeping(_) => {
+            Operation::Claim(_) | Operation::ForceBreaker(_) | Operation::Housekeeping(_) => {
                 Ok(Outcome::Unavailable(Unavailable::Failed))
             }
             #[cfg(feature = "fault-injection")]
@@ -274,14 +274,8 @@ impl Service {
 }
 
 impl Backend for Service {
-    fn take(&self, operation: Operation) -> Option<Operation> {
-        match operation {
-            Operation::Note(event) => {
-                self.note(*event);
-                None
-            }
-            other => Some(other),
-        }
+    fn take_event(&self, event: CallEvent) {
+        self.note(event);
     }
 
     async fn perform(&self, operation: Operation, deadline: Monotonic) -> Outcome {

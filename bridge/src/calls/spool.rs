@@ -1,7 +1,7 @@
 //! What Cassandra has not taken yet, in an embedded database in one file: it survives the process and the machine's power.
 //!
-//! One thread owns the file. Items come in groups, one commit each, which is synced before their senders are told; they leave
-//! in the order in which they came. When the file cannot be written the group waits, and with it all who come after: nothing is
+//! One thread owns the file. What has come while it synced goes into the next commit, which is synced before its senders are
+//! told; items leave in the order in which they came. When the file cannot be written the group waits, and with it all who come after: nothing is
 //! told to be kept that is not.
 
 use std::path::{Path, PathBuf};
@@ -38,8 +38,6 @@ pub(super) struct SpoolConfig {
     pub(super) file: PathBuf,
     /// Bytes of items that it may hold; the oldest give way.
     pub(super) most_bytes: u64,
-    /// How long a group is gathered.
-    pub(super) gather: Duration,
 }
 
 /// An event, and the call's record as it stood then, where that was known.
@@ -161,9 +159,6 @@ impl Keeper {
         let mut group = Group::default();
         self.ready();
         while let Some(first) = waiting.blocking_recv() {
-            if matches!(first, Command::Put(..)) {
-                thread::sleep(self.config.gather);
-            }
             self.take(first, &mut group);
             self.take_waiting(&mut waiting, &mut group);
             // At the stop what cannot be kept is not: its senders know.
@@ -360,7 +355,7 @@ mod tests {
 
     fn open(file: &Path, most_bytes: u64) -> (Spool, &'static Metrics) {
         let metrics = Box::leak(Box::default());
-        let config = SpoolConfig { file: file.to_owned(), most_bytes, gather: Duration::from_millis(1) };
+        let config = SpoolConfig { file: file.to_owned(), most_bytes };
         (Spool::open(config, metrics).expect("a thread"), metrics)
     }
 

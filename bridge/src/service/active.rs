@@ -87,7 +87,7 @@ impl Service {
     /// Looks for calls of nodes that are gone, one shard after the other, for ever, and closes them.
     pub async fn find_lost_calls(self: Arc<Self>) {
         for shard in (0..SHARDS).cycle() {
-            tokio::time::sleep(self.calls.interval() / SHARDS.into()).await;
+            tokio::time::sleep(self.calls.interval() / u32::from(SHARDS)).await;
             if !self.takes_writes() {
                 continue;
             }
