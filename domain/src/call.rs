@@ -642,10 +642,11 @@ impl ActiveCall {
         }
     }
 
-    /// What ends it when its owner is gone: the same event whoever notices, so that it is written once, and later than all that
-    /// its owner told of it.
-    pub fn lost(&self) -> CallEvent {
-        let id = EventId::at_time(Timestamp(self.updated_at.0.saturating_add(1)), &self.call_id);
+    /// What ends it when its owner is gone, after these events: the same event whoever notices, so that it is written once, and
+    /// later than all that is known of it.
+    pub fn lost(&self, events: &[CallEvent]) -> CallEvent {
+        let last = events.iter().map(|event| event.at().0).fold(self.updated_at.0, i64::max);
+        let id = EventId::at_time(Timestamp(last.saturating_add(1)), &self.call_id);
         CallEvent {
             node: self.node.clone(),
             dc: self.dc.clone(),
@@ -759,9 +760,12 @@ mod tests {
     #[test]
     fn a_lost_call_is_the_same_event_whoever_notices() {
         let call = active("a-call");
-        assert_eq!(call.lost(), call.lost());
-        assert_eq!(call.lost().at(), Timestamp(call.updated_at.0 + 1));
-        assert_ne!(call.lost().id, active("another-call").lost().id);
+        assert_eq!(call.lost(&[]), call.lost(&[]));
+        assert_eq!(call.lost(&[]).at(), Timestamp(call.updated_at.0 + 1));
+        let mut answer = CallEvent::new(EventId::new((call.updated_at.0 + 5000) * 1000 + 999, 1, 2));
+        event::START.clone_into(&mut answer.event);
+        assert_eq!(call.lost(&[answer]).at(), Timestamp(call.updated_at.0 + 5001));
+        assert_ne!(call.lost(&[]).id, active("another-call").lost(&[]).id);
     }
 
     #[test]

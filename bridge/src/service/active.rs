@@ -107,7 +107,7 @@ impl Service {
             if !events.iter().any(CallEvent::ends_the_call) {
                 tracing::warn!("the call {} is lost: its node {} is gone", call.call_id, call.node);
                 count(&self.metrics.call_events);
-                self.calls.take(call.lost());
+                self.calls.take(call.lost(&events));
             }
             let parties = self.parties_of(store, &call.record()).await?;
             store.remove_call(&call.call_id, wall().0.saturating_mul(1000), &parties).await?;
