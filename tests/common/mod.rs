@@ -100,8 +100,12 @@ impl Site {
 
     /// The same with `text` in place of `place`, which it must hold.
     pub fn changed(&self, path: &str, place: &str, text: &str) -> Result<Config> {
-        let script = std::fs::read_to_string(workspace().root().join(path))?;
+        let file = workspace().root().join(path);
+        let script = std::fs::read_to_string(&file)?;
         ensure!(script.contains(place), "{path} does not hold '{place}'");
+        // What it includes is found from where it is.
+        let directory = file.parent().context("no directory")?.display().to_string();
+        let script = script.replace("include_file \"", &format!("include_file \"{directory}/"));
         Ok(self.on_cassandra(Config::new(script.replace(place, text))))
     }
 

@@ -1,7 +1,7 @@
 //! A SIP user agent that sends exactly what a test says: what SIPp cannot, such as the same bytes twice.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -29,7 +29,12 @@ enum Link {
 impl Agent {
     /// Over UDP, from an address of its own.
     pub fn udp(kamailio: &Kamailio) -> Result<Self> {
-        let socket = UdpSocket::bind((net::loopback(), 0))?;
+        Self::udp_from(kamailio, net::loopback())
+    }
+
+    /// Over UDP, from this address.
+    pub fn udp_from(kamailio: &Kamailio, address: Ipv4Addr) -> Result<Self> {
+        let socket = UdpSocket::bind((address, 0))?;
         socket.connect(kamailio.address())?;
         Ok(Self { here: socket.local_addr()?, link: Link::Udp(socket) })
     }

@@ -1,0 +1,209 @@
+//! The nodes of the roles, each by its own configuration, with test phones in the places of the nodes around them.
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use common::sip::{Agent, headers, response, status};
+use common::{DOMAIN, Site, phone, run};
+use lab::kamailio::{Config, Kamailio};
+use lab::net;
+use lab::workspace::RunDir;
+use serde_json::json;
+
+const REGISTRAR: &str = "kamailio-cfg/registrar.cfg";
+const OUTBOUND: &str = "kamailio-cfg/outbound.cfg";
+
+fn main() -> ExitCode {
+    common::suite(
+        &["alice", "bob", "carol"],
+        &[
+            ("each_node_answers_options_to_anybody", options),
+            ("a_missing_setting_stops_the_start_and_is_named", missing),
+            ("a_registrar_stores_what_a_dispatcher_sends", registrar_registers),
+            ("a_registrar_refuses_what_is_not_for_it", registrar_refuses),
+            ("registrars_accept_each_others_nonces", shared_nonces),
+            ("an_outbound_node_sends_a_request_along_the_stored_path", outbound_along_the_path),
+            ("an_outbound_node_tells_who_is_unknown_from_who_is_not_registered", outbound_codes),
+            ("an_outbound_node_refuses_strangers", outbound_refuses),
+            ("without_cassandra_both_answer_503_and_say_when_to_retry", unavailable),
+        ],
+    )
+}
+
+/// A node, and the address from which the test is its dispatcher.
+struct Node {
+    kamailio: Kamailio,
+    dispatcher: Ipv4Addr,
+    _list: RunDir,
+}
+
+impl Node {
+    fn start(site: &Site, script: &str) -> Result<Self> {
+        Self::with_secret(site, script, "the same for all")
+    }
+
+    fn with_secret(site: &Site, script: &str, secret: &str) -> Result<Self> {
+        let dispatcher = net::loopback();
+        let list = list(dispatcher)?;
+        let kamailio = site.connected(config(site, script, &list, secret))?;
+        Ok(Self { kamailio, dispatcher, _list: list })
+    }
+
+    fn dispatcher(&self) -> Result<Agent> {
+        Agent::udp_from(&self.kamailio, self.dispatcher)
+    }
+}
+
+const LIST: &str = "dispatcher.list";
+
+/// A role's configuration with the list in that directory.
+fn config(site: &Site, script: &str, list: &RunDir, secret: &str) -> Config {
+    site.script(script).env("NONCE_SECRET", secret).env("DISPATCHER_LIST", list.join(LIST).display())
+}
+
+/// A directory with a list of this one dispatcher.
+fn list(dispatcher: Ipv4Addr) -> Result<RunDir> {
+    let directory = RunDir::new("roles")?;
+    directory.write(LIST, &format!("2 sip:{dispatcher}:5060\n"))?;
+    Ok(directory)
+}
+
+fn options(site: &Site) -> Result<()> {
+    for script in [REGISTRAR, OUTBOUND] {
+        let node = Node::start(site, script)?;
+        let mut anybody = Agent::udp(&node.kamailio)?;
+        let request = anybody.request("OPTIONS", &format!("sip:{}", node.kamailio.address()), "a", "b", &[]);
+        let answer = anybody.ask(&request)?;
+        ensure!(status(&answer) == Some(200), "{script}: {answer}");
+    }
+    Ok(())
+}
+
+fn missing(site: &Site) -> Result<()> {
+    for (script, setting, sentence) in [
+        (REGISTRAR, "NONCE_SECRET", "env variable not defined [NONCE_SECRET]"),
+        (REGISTRAR, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
+        (OUTBOUND, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
+    ] {
+        let list = list(net::loopback())?;
+        let mut config = config(site, script, &list, "any");
+        config.env.retain(|(name, _)| name != setting);
+        let log = Kamailio::start_expecting_failure(config)?;
+        ensure!(log.contains(sentence), "{script} without {setting}:\n{log}");
+    }
+    Ok(())
+}
+
+fn registrar_registers(site: &Site) -> Result<()> {
+    let node = Node::start(site, REGISTRAR)?;
+    run(&node.kamailio, phone(&node.kamailio, "tests/sipp/register.xml", "alice").local(node.dispatcher))?;
+    ensure!(site.contacts("alice")?.len() == 1, "{:?}", site.contacts("alice")?);
+    Ok(())
+}
+
+fn registrar_refuses(site: &Site) -> Result<()> {
+    let node = Node::start(site, REGISTRAR)?;
+    let mut stranger = Agent::udp(&node.kamailio)?;
+    let register = stranger.register("bob", &[&stranger.contact("bob", "")]);
+    let answer = stranger.ask(&register)?;
+    ensure!(status(&answer) == Some(403), "{answer}");
+    let mut dispatcher = node.dispatcher()?;
+    let answer = dispatcher.ask(&dispatcher.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[]))?;
+    ensure!(status(&answer) == Some(405) && headers(&answer, "Allow") == ["REGISTER, OPTIONS"], "{answer}");
+    ensure!(site.contacts("bob")?.is_empty());
+    Ok(())
+}
+
+/// The nonce of one registrar's challenge.
+fn nonce(node: &Node) -> Result<String> {
+    let mut dispatcher = node.dispatcher()?;
+    let challenge = dispatcher.ask(&dispatcher.register("bob", &[&dispatcher.contact("bob", "")]))?;
+    ensure!(status(&challenge) == Some(401), "{challenge}");
+    let challenges = headers(&challenge, "WWW-Authenticate");
+    let nonce = challenges.first().and_then(|challenge| challenge.split("nonce=\"").nth(1)?.split('"').next());
+    Ok(nonce.with_context(|| challenge.clone())?.to_owned())
+}
+
+/// Credentials of bob's with that nonce, and without his password.
+fn guess(nonce: &str) -> String {
+    format!(
+        "Authorization: Digest username=\"bob\", realm=\"{DOMAIN}\", nonce=\"{nonce}\", uri=\"sip:{DOMAIN}\", \
+         response=\"00000000000000000000000000000000\", algorithm=MD5"
+    )
+}
+
+/// What a registrar answers to such credentials.
+fn answer_to_guess(node: &Node, nonce: &str) -> Result<String> {
+    let mut dispatcher = node.dispatcher()?;
+    dispatcher.ask(&dispatcher.register("bob", &[&dispatcher.contact("bob", ""), &guess(nonce)]))
+}
+
+fn shared_nonces(site: &Site) -> Result<()> {
+    let (one, two) = (Node::start(site, REGISTRAR)?, Node::start(site, REGISTRAR)?);
+    let foreign = Node::with_secret(site, REGISTRAR, "another")?;
+    let nonce = nonce(&one)?;
+    for (node, is_known) in [(&two, true), (&foreign, false)] {
+        let answer = answer_to_guess(node, &nonce)?;
+        // A nonce that is not this system's is called stale, whatever came with it.
+        ensure!(status(&answer) == Some(401) && answer.contains("stale=true") != is_known, "{answer}");
+    }
+    Ok(())
+}
+
+fn outbound_along_the_path(site: &Site) -> Result<()> {
+    let node = Node::start(site, OUTBOUND)?;
+    let mut balancer = Agent::udp(&node.kamailio)?;
+    let path = format!("<sip:flow-token@{};lr>", balancer.here());
+    node.kamailio.rpc(
+        "cassandra.add",
+        json!([format!("carol@{DOMAIN}"), "sip:carol@192.0.2.7:5070", 600, "1.0", path]),
+    )?;
+    let mut dispatcher = node.dispatcher()?;
+    dispatcher.send(&dispatcher.request("MESSAGE", &format!("sip:carol@{DOMAIN}"), "alice", "carol", &[]))?;
+    let arrived = balancer.receive_request("MESSAGE").with_context(|| node.kamailio.log())?;
+    ensure!(arrived.starts_with("MESSAGE sip:carol@192.0.2.7:5070 SIP/2.0"), "{arrived}");
+    ensure!(headers(&arrived, "Route") == [path.as_str()], "{arrived}");
+    balancer.send(&response(&arrived, "200 OK"))?;
+    let answer = dispatcher.final_response()?;
+    ensure!(status(&answer) == Some(200), "{answer}");
+    Ok(())
+}
+
+fn outbound_codes(site: &Site) -> Result<()> {
+    let node = Node::start(site, OUTBOUND)?;
+    let mut dispatcher = node.dispatcher()?;
+    for (uri, expected) in [
+        (format!("sip:bob@{DOMAIN}"), 480),
+        (format!("sip:nobody@{DOMAIN}"), 404),
+        ("sip:bob@elsewhere.example.org".to_owned(), 404),
+    ] {
+        let answer = dispatcher.ask(&dispatcher.request("MESSAGE", &uri, "alice", "bob", &[]))?;
+        ensure!(status(&answer) == Some(expected), "{uri}: {answer}");
+    }
+    Ok(())
+}
+
+fn outbound_refuses(site: &Site) -> Result<()> {
+    let node = Node::start(site, OUTBOUND)?;
+    let mut stranger = Agent::udp(&node.kamailio)?;
+    let answer = stranger.ask(&stranger.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[]))?;
+    ensure!(status(&answer) == Some(403), "{answer}");
+    Ok(())
+}
+
+fn unavailable(site: &Site) -> Result<()> {
+    let (registrar, outbound) = (Node::start(site, REGISTRAR)?, Node::start(site, OUTBOUND)?);
+    let nonce = nonce(&registrar)?;
+    let frozen = site.frozen()?;
+    let registered = answer_to_guess(&registrar, &nonce)?;
+    let mut dispatcher = outbound.dispatcher()?;
+    let sent = dispatcher.ask(&dispatcher.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[]))?;
+    for answer in [registered, sent] {
+        ensure!(status(&answer) == Some(503) && headers(&answer, "Retry-After").len() == 1, "{answer}");
+    }
+    drop(frozen);
+    Ok(())
+}
