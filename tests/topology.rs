@@ -1,0 +1,167 @@
+//! Load balancers, dispatchers, registrars and outbound nodes together, as phones see them.
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use common::sip::{Agent, headers, status};
+use common::{DOMAIN, Site, phone, run};
+use lab::RunDir;
+use lab::kamailio::{Config, Kamailio};
+use lab::sipp::{Sipp, Transport};
+use lab::{net, wait};
+
+/// Configuration and set id of each role.
+const ROLES: [(&str, u32); 4] = [("load-balancer", 1), ("dispatcher", 2), ("registrar", 3), ("outbound", 4)];
+
+fn main() -> ExitCode {
+    common::suite(
+        &["alice", "bob", "carol"],
+        &[
+            ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_udp", called_by_udp),
+            ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_tcp", called_by_tcp),
+            ("the_death_of_a_node_of_each_role_is_not_noticed", deaths),
+            ("without_cassandra_the_phone_is_told_to_come_back_and_no_other_node_is_asked", unavailable),
+            ("a_route_to_strangers_is_refused", strangers),
+        ],
+    )
+}
+
+/// Two nodes of each role.
+struct Topology {
+    nodes: Vec<[Kamailio; 2]>,
+    _list: RunDir,
+}
+
+impl Topology {
+    fn start(site: &Site) -> Result<Self> {
+        let list = RunDir::new("topology")?;
+        let file = list.join("dispatcher.list");
+        let mut lines = String::new();
+        let mut configs = Vec::new();
+        for (role, set) in ROLES {
+            for _ in 0..2 {
+                let config = site
+                    .script(&format!("kamailio-cfg/{role}.cfg"))
+                    .env("NONCE_SECRET", "the same for all")
+                    .env("DISPATCHER_LIST", file.display())
+                    .env("REQUESTS_PER_SOURCE", 10_000);
+                lines += &format!("{set} sip:{}:{}\n", config.address, config.port);
+                configs.push((role, config));
+            }
+        }
+        list.write("dispatcher.list", &lines)?;
+        let mut nodes: Vec<Kamailio> =
+            configs.into_iter().map(|(role, config)| node(site, role, config)).collect::<Result<_>>()?;
+        let mut pairs = Vec::new();
+        while let (Some(second), Some(first)) = (nodes.pop(), nodes.pop()) {
+            pairs.insert(0, [first, second]);
+        }
+        Ok(Self { nodes: pairs, _list: list })
+    }
+
+    fn of(&self, role: &str) -> &[Kamailio; 2] {
+        let index = ROLES.iter().position(|(name, _)| *name == role).unwrap_or_default();
+        &self.nodes[index]
+    }
+
+    fn load_balancers(&self) -> &[Kamailio; 2] {
+        self.of("load-balancer")
+    }
+
+    /// What every node says.
+    fn logs(&self) -> String {
+        let node = |(role, node): (&str, &Kamailio)| format!("{role} {}:\n{}\n", node.address(), node.log());
+        ROLES
+            .iter()
+            .zip(&self.nodes)
+            .flat_map(|((role, _), nodes)| nodes.iter().map(move |one| node((role, one))))
+            .collect()
+    }
+}
+
+fn node(site: &Site, role: &str, config: Config) -> Result<Kamailio> {
+    if role == "load-balancer" { Kamailio::start(config) } else { site.connected(config) }
+}
+
+/// Registers `callee` at the first load balancer, and calls it through the second.
+fn call(topology: &Topology, transport: Transport, callee: &str) -> Result<()> {
+    let [first, second] = topology.load_balancers();
+    let (address, port) = phone_address(topology, transport)?;
+    let at = |sipp: Sipp| sipp.transport(transport).local(address).local_port(port);
+    run(first, at(phone(first, "register.xml", callee))).with_context(|| topology.logs())?;
+    let answering = at(Sipp::new("uas_answer.xml")).spawn()?;
+    let caller = phone(second, "uac_invite_auth.xml", "alice").transport(transport);
+    run(second, caller.key("callee", format!("{callee}@{DOMAIN}"))).with_context(|| topology.logs())?;
+    answering.wait()?.check()
+}
+
+/// Where a phone registers from and is called at.
+fn phone_address(_: &Topology, _: Transport) -> Result<(Ipv4Addr, u16)> {
+    Ok((net::loopback(), 5062))
+}
+
+fn called_by_udp(site: &Site) -> Result<()> {
+    call(&Topology::start(site)?, Transport::Udp, "bob")
+}
+
+fn called_by_tcp(site: &Site) -> Result<()> {
+    call(&Topology::start(site)?, Transport::Tcp, "carol")
+}
+
+fn deaths(site: &Site) -> Result<()> {
+    let mut topology = Topology::start(site)?;
+    for role in ["dispatcher", "registrar", "outbound"] {
+        let index = ROLES.iter().position(|(name, _)| *name == role).context("no such role")?;
+        topology.nodes[index][0].kill9_main()?;
+        let gone = &topology.nodes[index][0];
+        wait::until("the end of all its processes", std::time::Duration::from_secs(10), || gone.pids().is_empty())?;
+    }
+    for _ in 0..3 {
+        call(&topology, Transport::Udp, "bob")?;
+    }
+    Ok(())
+}
+
+fn unavailable(site: &Site) -> Result<()> {
+    let topology = Topology::start(site)?;
+    let balancer = &topology.load_balancers()[0];
+    let mut phone = Agent::udp(balancer)?;
+    let uri = format!("sip:bob@{DOMAIN}");
+    let challenge = phone.ask(&phone.request("MESSAGE", &uri, "carol", "bob", &[]))?;
+    ensure!(status(&challenge) == Some(407), "{challenge}\n{}", topology.logs());
+    let nonce = challenge.split("nonce=\"").nth(1).and_then(|rest| rest.split('"').next()).context("no nonce")?;
+    let credentials = format!(
+        "Proxy-Authorization: Digest username=\"carol\", realm=\"{DOMAIN}\", nonce=\"{nonce}\", uri=\"{uri}\", \
+         response=\"00000000000000000000000000000000\", algorithm=MD5"
+    );
+    let frozen = site.frozen()?;
+    let answer = phone.ask(&phone.request("MESSAGE", &uri, "carol", "bob", &[&credentials]))?;
+    drop(frozen);
+    ensure!(status(&answer) == Some(503) && headers(&answer, "Retry-After").len() == 1, "{answer}");
+    ensure!(headers(&answer, "X-Backend").is_empty(), "{answer}");
+    let asked = topology.of("dispatcher").iter().map(|node| common::statistic(node, "unavailable"));
+    let asked: Vec<u64> = asked.collect::<Result<_>>()?;
+    ensure!(asked.iter().sum::<u64>() == 1, "the dispatchers answered {asked:?} times: one of them should have, once");
+    Ok(())
+}
+
+fn strangers(site: &Site) -> Result<()> {
+    let topology = Topology::start(site)?;
+    let balancer = &topology.load_balancers()[0];
+    let mut phone = Agent::udp(balancer)?;
+    let own = format!("Route: <sip:{};lr>, <sip:192.0.2.99;lr>", balancer.address());
+    let answer = phone.ask(&phone.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[&own]))?;
+    ensure!(status(&answer) == Some(403), "outside a dialog: {answer}");
+    let inside = phone.request("BYE", "sip:bob@192.0.2.98", "carol", "bob", &[&own]);
+    let inside = inside.replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=scan");
+    let answer = phone.ask(&inside)?;
+    ensure!(status(&answer) == Some(403), "inside one: {answer}");
+    let direct = Agent::udp(&topology.of("dispatcher")[0])?;
+    let mut direct = direct;
+    let answer = direct.ask(&direct.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
+    ensure!(status(&answer) == Some(403), "{answer}");
+    Ok(())
+}
