@@ -15,6 +15,8 @@ use lab::kamailio::{Config, Kamailio};
 use lab::net;
 use serde_json::json;
 
+const LOAD_BALANCER: &str = "kamailio-cfg/load-balancer.cfg";
+const DISPATCHER: &str = "kamailio-cfg/dispatcher.cfg";
 const REGISTRAR: &str = "kamailio-cfg/registrar.cfg";
 const OUTBOUND: &str = "kamailio-cfg/outbound.cfg";
 
@@ -74,12 +76,14 @@ fn list(dispatcher: Ipv4Addr) -> Result<RunDir> {
 }
 
 fn options(site: &Site) -> Result<()> {
-    for script in [REGISTRAR, OUTBOUND] {
-        let node = Node::start(site, script)?;
-        let mut anybody = Agent::udp(&node.kamailio)?;
-        let request = anybody.request("OPTIONS", &format!("sip:{}", node.kamailio.address()), "a", "b", &[]);
-        let answer = anybody.ask(&request)?;
-        ensure!(status(&answer) == Some(200), "{script}: {answer}");
+    for script in [LOAD_BALANCER, DISPATCHER, REGISTRAR, OUTBOUND] {
+        let list = list(net::loopback())?;
+        let kamailio = Kamailio::start(config(site, script, &list, "any"))?;
+        for mut anybody in [Agent::udp(&kamailio)?, Agent::tcp(&kamailio)?] {
+            let request = anybody.request("OPTIONS", &format!("sip:{}", kamailio.address()), "a", "b", &[]);
+            let answer = anybody.ask(&request)?;
+            ensure!(status(&answer) == Some(200), "{script}: {answer}");
+        }
     }
     Ok(())
 }
@@ -87,6 +91,9 @@ fn options(site: &Site) -> Result<()> {
 fn missing(site: &Site) -> Result<()> {
     for (script, setting, sentence) in [
         (REGISTRAR, "NONCE_SECRET", "env variable not defined [NONCE_SECRET]"),
+        (DISPATCHER, "NONCE_SECRET", "env variable not defined [NONCE_SECRET]"),
+        (LOAD_BALANCER, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
+        (DISPATCHER, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
         (REGISTRAR, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
         (OUTBOUND, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
     ] {
