@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::sip::{Agent, headers, status};
@@ -29,6 +29,8 @@ fn main() -> ExitCode {
     )
 }
 
+const SOON: Duration = Duration::from_secs(10);
+
 /// Two nodes of each role.
 struct Topology {
     nodes: Vec<[Kamailio; 2]>,
@@ -42,11 +44,12 @@ impl Topology {
         let mut lines = String::new();
         let mut configs = Vec::new();
         for (role, set) in ROLES {
-            for _ in 0..2 {
+            for number in 1..=2 {
                 let config = site
                     .script(&format!("kamailio-cfg/{role}.cfg"))
                     .env("NONCE_SECRET", "the same for all")
                     .env("DISPATCHER_LIST", file.display())
+                    .env("NODE_NAME", format!("{role}-{number}"))
                     .env("REQUESTS_PER_SOURCE", 10_000);
                 lines += &format!("{set} sip:{}:{}\n", config.address, config.port);
                 configs.push((role, config));
@@ -87,28 +90,39 @@ fn node(site: &Site, role: &str, config: Config) -> Result<Kamailio> {
 }
 
 /// Registers `callee` at the first load balancer, and calls it through the second.
-fn call(topology: &Topology, transport: Transport, callee: &str) -> Result<()> {
+fn call(site: &Site, topology: &Topology, transport: Transport, callee: &str) -> Result<()> {
     let [first, second] = topology.load_balancers();
-    let (address, port) = phone_address(topology, transport)?;
+    // The load balancer calls it at the address that it registers from.
+    let (address, port) = (net::loopback(), 5062);
     let at = |sipp: Sipp| sipp.transport(transport).local(address).local_port(port);
     run(first, at(phone(first, "register.xml", callee))).with_context(|| topology.logs())?;
+    let before = answered_calls(site, callee)?;
     let answering = at(Sipp::new("uas_answer.xml")).spawn()?;
-    let caller = phone(second, "uac_invite_auth.xml", "alice").transport(transport);
+    // A 180 may come after the 200 that overtook it on the way through so many processes.
+    let caller = phone(second, "uac_invite_auth.xml", "alice").transport(transport).ignore_unexpected();
     run(second, caller.key("callee", format!("{callee}@{DOMAIN}"))).with_context(|| topology.logs())?;
-    answering.wait()?.check()
+    answering.wait()?.check()?;
+    wait::until("the call in the history", SOON, || answered_calls(site, callee).is_ok_and(|calls| calls > before))
+        .with_context(|| format!("{:?}", site.sipctl(&["--csv", "history", &format!("{callee}@{DOMAIN}")], "")))
+        .with_context(|| topology.logs())?;
+    let calls = answered_calls(site, callee)?;
+    ensure!(calls == before + 1, "{calls} calls, {before} before");
+    Ok(())
 }
 
-/// Where a phone registers from and is called at.
-fn phone_address(_: &Topology, _: Transport) -> Result<(Ipv4Addr, u16)> {
-    Ok((net::loopback(), 5062))
+/// Calls in the history of who was called that were answered and have ended.
+fn answered_calls(site: &Site, callee: &str) -> Result<usize> {
+    let shown = site.sipctl(&["--json", "history", &format!("{callee}@{DOMAIN}")], "")?;
+    let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+    Ok(calls.iter().filter(|call| call["disposition"] == "answered").count())
 }
 
 fn called_by_udp(site: &Site) -> Result<()> {
-    call(&Topology::start(site)?, Transport::Udp, "bob")
+    call(site, &Topology::start(site)?, Transport::Udp, "bob")
 }
 
 fn called_by_tcp(site: &Site) -> Result<()> {
-    call(&Topology::start(site)?, Transport::Tcp, "carol")
+    call(site, &Topology::start(site)?, Transport::Tcp, "carol")
 }
 
 fn deaths(site: &Site) -> Result<()> {
@@ -117,10 +131,10 @@ fn deaths(site: &Site) -> Result<()> {
         let index = ROLES.iter().position(|(name, _)| *name == role).context("no such role")?;
         topology.nodes[index][0].kill9_main()?;
         let gone = &topology.nodes[index][0];
-        wait::until("the end of all its processes", std::time::Duration::from_secs(10), || gone.pids().is_empty())?;
+        wait::until("the end of all its processes", SOON, || gone.pids().is_empty())?;
     }
     for _ in 0..3 {
-        call(&topology, Transport::Udp, "bob")?;
+        call(site, &topology, Transport::Udp, "bob")?;
     }
     Ok(())
 }
@@ -159,8 +173,7 @@ fn strangers(site: &Site) -> Result<()> {
     let inside = inside.replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=scan");
     let answer = phone.ask(&inside)?;
     ensure!(status(&answer) == Some(403), "inside one: {answer}");
-    let direct = Agent::udp(&topology.of("dispatcher")[0])?;
-    let mut direct = direct;
+    let mut direct = Agent::udp(&topology.of("dispatcher")[0])?;
     let answer = direct.ask(&direct.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
     ensure!(status(&answer) == Some(403), "{answer}");
     Ok(())
