@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_udp", called_by_udp),
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_tcp", called_by_tcp),
             ("the_death_of_a_node_of_each_role_is_not_noticed", deaths),
+            ("a_call_whose_dispatcher_dies_ends_by_its_bye", bye_after_death),
             ("without_cassandra_the_phone_is_told_to_come_back_and_no_other_node_is_asked", unavailable),
             ("a_route_to_strangers_is_refused", strangers),
         ],
@@ -72,6 +73,14 @@ impl Topology {
 
     fn load_balancers(&self) -> &[Kamailio; 2] {
         self.of("load-balancer")
+    }
+
+    /// Kills the first or second node of a role.
+    fn kill(&mut self, role: &str, number: usize) -> Result<()> {
+        let index = ROLES.iter().position(|(name, _)| *name == role).context("no such role")?;
+        let node = &mut self.nodes[index][number];
+        node.kill9_main()?;
+        wait::until("the end of all its processes", SOON, || node.pids().is_empty()).map(drop)
     }
 
     /// What every node says.
@@ -128,14 +137,36 @@ fn called_by_tcp(site: &Site) -> Result<()> {
 fn deaths(site: &Site) -> Result<()> {
     let mut topology = Topology::start(site)?;
     for role in ["dispatcher", "registrar", "outbound"] {
-        let index = ROLES.iter().position(|(name, _)| *name == role).context("no such role")?;
-        topology.nodes[index][0].kill9_main()?;
-        let gone = &topology.nodes[index][0];
-        wait::until("the end of all its processes", SOON, || gone.pids().is_empty())?;
+        topology.kill(role, 0)?;
     }
     for _ in 0..3 {
         call(site, &topology, Transport::Udp, "bob")?;
     }
+    Ok(())
+}
+
+fn bye_after_death(site: &Site) -> Result<()> {
+    let mut topology = Topology::start(site)?;
+    let at = |sipp: Sipp, address| sipp.local(address).local_port(5062);
+    let [first, second] = topology.load_balancers();
+    let address = net::loopback();
+    run(first, at(phone(first, "register.xml", "bob"), address))?;
+    let before = answered_calls(site, "bob")?;
+    let answering = at(Sipp::new("uas_answer.xml"), address).spawn()?;
+    let caller = phone(second, "uac_invite_auth.xml", "alice").pause(Duration::from_secs(3));
+    let talking = caller.key("callee", format!("bob@{DOMAIN}")).spawn()?;
+    let has_the_call = |node: &Kamailio| {
+        let stats = node.rpc("dlg.stats_active", serde_json::json!([]));
+        stats.is_ok_and(|stats| stats["ongoing"].as_u64().is_some_and(|calls| calls > 0))
+    };
+    let index = wait::until("the call", SOON, || topology.of("dispatcher").iter().position(has_the_call))?;
+    topology.kill("dispatcher", index)?;
+    talking.wait()?.check().with_context(|| topology.logs())?;
+    answering.wait()?.check()?;
+    // The other one does not know the dialog, and ends the call in the records all the same.
+    wait::until("the call in the history", SOON, || {
+        answered_calls(site, "bob").is_ok_and(|calls| calls == before + 1)
+    })?;
     Ok(())
 }
 
