@@ -200,10 +200,16 @@ fn strangers(site: &Site) -> Result<()> {
     let own = format!("Route: <sip:{};lr>, <sip:192.0.2.99;lr>", balancer.address());
     let answer = phone.ask(&phone.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[&own]))?;
     ensure!(status(&answer) == Some(403), "outside a dialog: {answer}");
-    let inside = phone.request("BYE", "sip:bob@192.0.2.98", "carol", "bob", &[&own]);
-    let inside = inside.replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=scan");
-    let answer = phone.ask(&inside)?;
-    ensure!(status(&answer) == Some(403), "inside one: {answer}");
+    let through_dispatcher = format!(
+        "Route: <sip:{};lr>, <sip:dispatcher.invalid;node=192.0.2.97:5060;lr>, <sip:192.0.2.99;lr>",
+        balancer.address()
+    );
+    for route in [own, through_dispatcher] {
+        let inside = phone.request("BYE", "sip:bob@192.0.2.98", "carol", "bob", &[&route]);
+        let inside = inside.replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=scan");
+        let answer = phone.ask(&inside)?;
+        ensure!(status(&answer) == Some(403), "inside one, {route}: {answer}");
+    }
     let mut direct = Agent::udp(&topology.of("dispatcher")[0])?;
     let answer = direct.ask(&direct.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
     ensure!(status(&answer) == Some(403), "{answer}");
