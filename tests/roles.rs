@@ -6,10 +6,8 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, headers, response, status};
-use common::{DOMAIN, PASSWORD, Site, phone, run};
-use domain::Aor;
-use domain::digest::{Algorithm, Credentials, Form, Ha1s, respond};
+use common::sip::{Agent, credentials, headers, response, status};
+use common::{DOMAIN, Site, phone, run};
 use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};
 use lab::net;
@@ -126,47 +124,27 @@ fn registrar_refuses(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// The nonce of one registrar's challenge.
-fn nonce(node: &Node) -> Result<String> {
+/// A registrar's challenge to bob's REGISTER.
+fn challenge(node: &Node) -> Result<String> {
     let mut dispatcher = node.dispatcher()?;
     let challenge = dispatcher.ask(&dispatcher.register("bob", &[&dispatcher.contact("bob", "")]))?;
     ensure!(status(&challenge) == Some(401), "{challenge}");
-    let challenges = headers(&challenge, "WWW-Authenticate");
-    let nonce = challenges.first().and_then(|challenge| challenge.split("nonce=\"").nth(1)?.split('"').next());
-    Ok(nonce.with_context(|| challenge.clone())?.to_owned())
+    Ok(challenge)
 }
 
-/// What a registrar answers to bob's REGISTER with his password and that nonce.
-fn register_with(node: &Node, nonce: &str) -> Result<String> {
-    let mut credentials = Credentials {
-        username: "bob".to_owned(),
-        realm: DOMAIN.to_owned(),
-        nonce: nonce.to_owned(),
-        uri: format!("sip:{DOMAIN}"),
-        response: String::new(),
-        algorithm: Algorithm::Md5,
-        qop: None,
-        nc: String::new(),
-        cnonce: String::new(),
-    };
-    let ha1s = Ha1s::of_password(&Aor::new("bob", DOMAIN)?, PASSWORD);
-    let ha1 = ha1s.get(Algorithm::Md5, Form::User).context("an HA1 of each algorithm")?;
-    respond(&mut credentials, "REGISTER", ha1);
-    let header = format!(
-        "Authorization: Digest username=\"bob\", realm=\"{DOMAIN}\", nonce=\"{nonce}\", uri=\"sip:{DOMAIN}\", \
-         response=\"{}\", algorithm=MD5",
-        credentials.response
-    );
+/// What a registrar answers when bob meets that challenge.
+fn meet(node: &Node, challenge: &str) -> Result<String> {
+    let credentials = credentials(challenge, "REGISTER", &format!("sip:{DOMAIN}"), "bob")?;
     let mut dispatcher = node.dispatcher()?;
-    dispatcher.ask(&dispatcher.register("bob", &[&dispatcher.contact("bob", ""), "Expires: 5", &header]))
+    dispatcher.ask(&dispatcher.register("bob", &[&dispatcher.contact("bob", ""), "Expires: 5", &credentials]))
 }
 
 fn shared_nonces(site: &Site) -> Result<()> {
     let (one, two) = (Node::start(site, REGISTRAR)?, Node::start(site, REGISTRAR)?);
     let foreign = Node::with_secret(site, REGISTRAR, "another")?;
-    let nonce = nonce(&one)?;
+    let challenge = challenge(&one)?;
     for (node, expected) in [(&foreign, 401), (&two, 200)] {
-        let answer = register_with(node, &nonce)?;
+        let answer = meet(node, &challenge)?;
         ensure!(status(&answer) == Some(expected), "{answer}");
     }
     Ok(())
@@ -213,9 +191,9 @@ fn outbound_refuses(site: &Site) -> Result<()> {
 
 fn unavailable(site: &Site) -> Result<()> {
     let (registrar, outbound) = (Node::start(site, REGISTRAR)?, Node::start(site, OUTBOUND)?);
-    let nonce = nonce(&registrar)?;
+    let challenge = challenge(&registrar)?;
     let frozen = site.frozen()?;
-    let registered = register_with(&registrar, &nonce)?;
+    let registered = meet(&registrar, &challenge)?;
     let mut dispatcher = outbound.dispatcher()?;
     let sent = dispatcher.ask(&dispatcher.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[]))?;
     for answer in [registered, sent] {

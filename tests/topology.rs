@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, headers, status};
+use common::sip::{Agent, credentials, headers, register, response, status};
 use common::{DOMAIN, Site, phone, run};
 use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_tcp", called_by_tcp),
             ("the_death_of_a_node_of_each_role_is_not_noticed", deaths),
             ("a_call_whose_dispatcher_dies_ends_by_its_bye", bye_after_death),
+            ("other_methods_pass_and_a_phone_passes_for_no_node", other_methods),
             ("without_cassandra_the_phone_is_told_to_come_back_and_no_other_node_is_asked", unavailable),
             ("a_route_to_strangers_is_refused", strangers),
         ],
@@ -170,6 +171,33 @@ fn bye_after_death(site: &Site) -> Result<()> {
     Ok(())
 }
 
+fn other_methods(site: &Site) -> Result<()> {
+    let topology = Topology::start(site)?;
+    let [first, second] = topology.load_balancers();
+    let (mut callee, mut caller) = (Agent::udp(first)?, Agent::udp(second)?);
+    let contact = callee.contact("bob", "");
+    let challenge = callee.ask(&callee.register("bob", &[&contact]))?;
+    let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), "bob")?;
+    register(&mut callee, "bob", &[&contact, &met])?;
+    let forged = ["P-Asserted-Identity: <sip:boss@example.com>", "X-Backend: unavailable", "Path: <sip:192.0.2.99;lr>"];
+    let uri = format!("sip:bob@{DOMAIN}");
+    for method in ["MESSAGE", "SUBSCRIBE"] {
+        let here = caller.contact("carol", "");
+        let challenge = caller.ask(&caller.request(method, &uri, "carol", "bob", &[&here]))?;
+        let met = credentials(&challenge, method, &uri, "carol")?;
+        let lines: Vec<&str> = [here.as_str(), met.as_str()].into_iter().chain(forged).collect();
+        caller.send(&caller.request(method, &uri, "carol", "bob", &lines))?;
+        let arrived = callee.receive_request(method).with_context(|| topology.logs())?;
+        for name in ["P-Asserted-Identity", "X-Backend", "Path", "Proxy-Authorization"] {
+            ensure!(headers(&arrived, name).is_empty(), "{name} has passed: {arrived}");
+        }
+        callee.send(&response(&arrived, "200 OK"))?;
+        let answer = caller.final_response()?;
+        ensure!(status(&answer) == Some(200), "{answer}");
+    }
+    Ok(())
+}
+
 fn unavailable(site: &Site) -> Result<()> {
     let topology = Topology::start(site)?;
     let balancer = &topology.load_balancers()[0];
@@ -177,13 +205,9 @@ fn unavailable(site: &Site) -> Result<()> {
     let uri = format!("sip:bob@{DOMAIN}");
     let challenge = phone.ask(&phone.request("MESSAGE", &uri, "carol", "bob", &[]))?;
     ensure!(status(&challenge) == Some(407), "{challenge}\n{}", topology.logs());
-    let nonce = challenge.split("nonce=\"").nth(1).and_then(|rest| rest.split('"').next()).context("no nonce")?;
-    let credentials = format!(
-        "Proxy-Authorization: Digest username=\"carol\", realm=\"{DOMAIN}\", nonce=\"{nonce}\", uri=\"{uri}\", \
-         response=\"00000000000000000000000000000000\", algorithm=MD5"
-    );
+    let met = credentials(&challenge, "MESSAGE", &uri, "carol")?;
     let frozen = site.frozen()?;
-    let answer = phone.ask(&phone.request("MESSAGE", &uri, "carol", "bob", &[&credentials]))?;
+    let answer = phone.ask(&phone.request("MESSAGE", &uri, "carol", "bob", &[&met]))?;
     drop(frozen);
     ensure!(status(&answer) == Some(503) && headers(&answer, "Retry-After").len() == 1, "{answer}");
     ensure!(headers(&answer, "X-Backend").is_empty(), "{answer}");
