@@ -20,7 +20,7 @@ const OUTBOUND: &str = "kamailio-cfg/outbound.cfg";
 
 fn main() -> ExitCode {
     common::suite(
-        &["alice", "bob", "carol", "dave"],
+        &["alice", "bob", "carol", "dave", "erin"],
         &[
             ("each_node_answers_options_to_anybody", options),
             ("a_missing_setting_stops_the_start_and_is_named", missing),
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             ("a_registrar_refuses_what_is_not_for_it", registrar_refuses),
             ("registrars_accept_each_others_nonces", shared_nonces),
             ("an_outbound_node_sends_a_request_along_the_stored_path", outbound_along_the_path),
+            ("an_outbound_node_tries_contacts_by_q_and_stops_at_a_600", outbound_by_q),
             ("an_outbound_node_tells_who_is_unknown_from_who_is_not_registered", outbound_codes),
             ("an_outbound_node_refuses_strangers", outbound_refuses),
             ("without_cassandra_both_answer_503_and_say_when_to_retry", unavailable),
@@ -164,6 +165,31 @@ fn outbound_along_the_path(site: &Site) -> Result<()> {
     balancer.send(&response(&arrived, "200 OK"))?;
     let answer = dispatcher.final_response()?;
     ensure!(status(&answer) == Some(200), "{answer}");
+    Ok(())
+}
+
+fn outbound_by_q(site: &Site) -> Result<()> {
+    let node = Node::start(site, OUTBOUND)?;
+    let mut phones = [Agent::udp(&node.kamailio)?, Agent::udp(&node.kamailio)?];
+    for (phone, q) in phones.iter().zip(["1.0", "0.5"]) {
+        let (contact, path) =
+            (format!("sip:erin@192.0.2.7:{}", phone.here().port()), format!("<sip:{};lr>", phone.here()));
+        node.kamailio.rpc("cassandra.add", json!([format!("erin@{DOMAIN}"), contact, 600, q, path]))?;
+    }
+    for (answers, expected) in [(["486 Busy Here", "200 OK"], 200), (["603 Decline", ""], 603)] {
+        let mut dispatcher = node.dispatcher()?;
+        dispatcher.send(&dispatcher.request("MESSAGE", &format!("sip:erin@{DOMAIN}"), "alice", "erin", &[]))?;
+        for (phone, answer) in phones.iter_mut().zip(answers) {
+            if !answer.is_empty() {
+                let arrived = phone.receive_request("MESSAGE").with_context(|| node.kamailio.log())?;
+                phone.send(&response(&arrived, answer))?;
+            }
+        }
+        let answer = dispatcher.final_response()?;
+        ensure!(status(&answer) == Some(expected), "{answers:?}: {answer}");
+    }
+    let nothing = phones[1].receive_within(std::time::Duration::from_millis(500))?;
+    ensure!(nothing.is_none(), "the second phone was asked after a 603: {nothing:?}");
     Ok(())
 }
 
