@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         &[
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_udp", called_by_udp),
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_tcp", called_by_tcp),
+            ("a_caller_who_gives_up_ends_the_ringing_by_udp_and_by_tcp", given_up),
             ("the_death_of_a_node_of_each_role_is_not_noticed", deaths),
             ("a_call_whose_dispatcher_dies_ends_by_its_bye", bye_after_death),
             ("other_methods_pass_and_a_phone_passes_for_no_node", other_methods),
@@ -135,6 +136,31 @@ fn called_by_tcp(site: &Site) -> Result<()> {
     call(site, &Topology::start(site)?, Transport::Tcp, "carol")
 }
 
+/// Registers a phone of `user`, which keeps its connection.
+fn enrol(phone: &mut Agent, user: &str) -> Result<()> {
+    let contact = phone.contact(user, "");
+    let challenge = phone.ask(&phone.register(user, &[&contact]))?;
+    let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), user)?;
+    register(phone, user, &[&contact, &met]).map(drop)
+}
+
+fn given_up(site: &Site) -> Result<()> {
+    let topology = Topology::start(site)?;
+    let [first, second] = topology.load_balancers();
+    for (mut callee, user) in [(Agent::udp(first)?, "bob"), (Agent::tcp(first)?, "carol")] {
+        enrol(&mut callee, user)?;
+        let caller = phone(second, "uac_cancel.xml", "alice").key("callee", format!("{user}@{DOMAIN}")).spawn()?;
+        let invite = callee.receive_request("INVITE").with_context(|| topology.logs())?;
+        callee.send(&response(&invite, "180 Ringing"))?;
+        let cancel = callee.receive_request("CANCEL")?;
+        callee.send(&response(&cancel, "200 OK"))?;
+        callee.send(&response(&invite, "487 Request Terminated"))?;
+        callee.receive_request("ACK")?;
+        caller.wait()?.check().with_context(|| topology.logs())?;
+    }
+    Ok(())
+}
+
 fn deaths(site: &Site) -> Result<()> {
     let mut topology = Topology::start(site)?;
     for role in ["dispatcher", "registrar", "outbound"] {
@@ -175,10 +201,7 @@ fn other_methods(site: &Site) -> Result<()> {
     let topology = Topology::start(site)?;
     let [first, second] = topology.load_balancers();
     let (mut callee, mut caller) = (Agent::udp(first)?, Agent::udp(second)?);
-    let contact = callee.contact("bob", "");
-    let challenge = callee.ask(&callee.register("bob", &[&contact]))?;
-    let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), "bob")?;
-    register(&mut callee, "bob", &[&contact, &met])?;
+    enrol(&mut callee, "bob")?;
     let forged = ["P-Asserted-Identity: <sip:boss@example.com>", "X-Backend: unavailable", "Path: <sip:192.0.2.99;lr>"];
     let uri = format!("sip:bob@{DOMAIN}");
     for method in ["MESSAGE", "SUBSCRIBE"] {

@@ -261,13 +261,18 @@ fn receive_datagram(socket: &UdpSocket, patience: Duration) -> std::io::Result<S
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// Our messages and Kamailio's have no body here, so an empty line ends each.
+/// What the Content-Length counts belongs to the message (RFC 3261 section 18.3).
 fn receive_framed(stream: &mut TcpStream, rest: &mut Vec<u8>, patience: Duration) -> std::io::Result<String> {
     stream.set_read_timeout(Some(patience))?;
     loop {
         if let Some(end) = rest.windows(4).position(|four| four == b"\r\n\r\n") {
-            let message: Vec<u8> = rest.drain(..end + 4).collect();
-            return Ok(String::from_utf8_lossy(&message).into_owned());
+            let head = String::from_utf8_lossy(&rest[..end]);
+            let body = headers(&head, "Content-Length").first().and_then(|length| length.parse().ok()).unwrap_or(0);
+            let length = end + 4 + body;
+            if rest.len() >= length {
+                let message: Vec<u8> = rest.drain(..length).collect();
+                return Ok(String::from_utf8_lossy(&message).into_owned());
+            }
         }
         let mut some = [0; 64 * 1024];
         match stream.read(&mut some)? {
