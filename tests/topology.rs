@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             ("the_death_of_a_node_of_each_role_is_not_noticed", deaths),
             ("a_call_whose_dispatcher_dies_ends_by_its_bye", bye_after_death),
             ("other_methods_pass_and_a_phone_passes_for_no_node", other_methods),
+            ("what_begins_is_spread_over_the_dispatchers_by_weight", spread),
             ("without_cassandra_the_phone_is_told_to_come_back_and_no_other_node_is_asked", unavailable),
             ("a_route_to_strangers_is_refused", strangers),
         ],
@@ -54,7 +55,7 @@ impl Topology {
                     .env("DISPATCHER_LIST", file.display())
                     .env("NODE_NAME", format!("{role}-{number}"))
                     .env("REQUESTS_PER_SOURCE", 10_000);
-                lines += &format!("{set} sip:{}:{}\n", config.address, config.port);
+                lines += &format!("{set} sip:{}:{} 0 0 weight=50\n", config.address, config.port);
                 configs.push((role, config));
             }
         }
@@ -218,6 +219,23 @@ fn other_methods(site: &Site) -> Result<()> {
         let answer = caller.final_response()?;
         ensure!(status(&answer) == Some(200), "{answer}");
     }
+    Ok(())
+}
+
+fn spread(site: &Site) -> Result<()> {
+    let topology = Topology::start(site)?;
+    let mut phone = Agent::udp(&topology.load_balancers()[0])?;
+    for _ in 0..40 {
+        let answer = phone.ask(&phone.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
+        ensure!(status(&answer) == Some(407), "{answer}");
+    }
+    let name = "core.rcv_requests_message";
+    let each: Vec<u64> = topology
+        .of("dispatcher")
+        .iter()
+        .map(|node| node.rpc("stats.fetchn", serde_json::json!([name]))?[name].as_u64().context("no such statistic"))
+        .collect::<Result<_>>()?;
+    ensure!(each.iter().sum::<u64>() == 40 && each.iter().all(|messages| *messages >= 5), "{each:?}");
     Ok(())
 }
 
