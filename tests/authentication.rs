@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::digest::{Challenge, answered, ha1, parameter, written};
 use common::sip::{self, Agent, headers};
 use common::{ALL_IN_ONE, DOMAIN, PASSWORD, Site, statistic};
-use domain::Aor;
-use domain::digest::{Algorithm, Credentials, Form, Ha1, Ha1s, Qop, respond};
+use domain::digest::{Algorithm, Credentials, respond};
 use lab::kamailio::Kamailio;
 use lab::wait::until;
 use serde_json::json;
@@ -61,68 +61,6 @@ fn main() -> ExitCode {
             ("a_source_that_guesses_is_refused_for_all_users_until_it_is_cleared", guessing_source),
             ("the_example_configuration_takes_the_preferred_algorithm", preferred),
         ],
-    )
-}
-
-/// A challenge of an answer.
-#[derive(Debug, Clone)]
-struct Challenge {
-    algorithm: Option<Algorithm>,
-    nonce: String,
-    line: String,
-}
-
-impl Challenge {
-    fn parse(line: &str) -> Result<Self> {
-        let algorithm = parameter(line, "algorithm").and_then(|name| Algorithm::parse(&name));
-        Ok(Self { algorithm, nonce: parameter(line, "nonce").context("no nonce")?, line: line.to_owned() })
-    }
-
-    /// Right credentials of `user`, to be changed by a test.
-    fn credentials(&self, user: &str) -> Credentials {
-        Credentials {
-            username: user.to_owned(),
-            realm: DOMAIN.to_owned(),
-            nonce: self.nonce.clone(),
-            uri: format!("sip:{DOMAIN}"),
-            response: String::new(),
-            algorithm: self.algorithm.unwrap_or(Algorithm::Md5),
-            qop: Some(Qop::Auth),
-            nc: "00000001".to_owned(),
-            cnonce: "c".to_owned(),
-        }
-    }
-}
-
-/// The value of a parameter, without its quotes.
-fn parameter(line: &str, name: &str) -> Option<String> {
-    let (_, rest) = line.split_once(&format!("{name}="))?;
-    let value = rest.strip_prefix('"').map_or_else(|| rest.split(',').next(), |quoted| quoted.split('"').next());
-    value.map(|value| value.trim().to_owned())
-}
-
-fn ha1(algorithm: Algorithm, user: &str, password: &str) -> Result<Ha1> {
-    let (user, form) = match user.split_once('@') {
-        Some((user, _)) => (user, Form::UserAtDomain),
-        None => (user, Form::User),
-    };
-    let all = Ha1s::of_password(&Aor::new(user, DOMAIN)?, password);
-    all.get(algorithm, form).cloned().context("an HA1 of each algorithm")
-}
-
-/// The header's body, answered by who knows `password`.
-fn answered(mut credentials: Credentials, method: &str, password: &str) -> Result<String> {
-    let ha1 = ha1(credentials.algorithm, &credentials.username, password)?;
-    respond(&mut credentials, method, &ha1);
-    Ok(written(&credentials))
-}
-
-fn written(credentials: &Credentials) -> String {
-    let Credentials { username, realm, nonce, uri, response, algorithm, nc, cnonce, .. } = credentials;
-    let name = algorithm.name();
-    format!(
-        "Digest username=\"{username}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", response=\"{response}\", \
-         algorithm={name}, qop=auth, nc={nc}, cnonce=\"{cnonce}\""
     )
 }
 

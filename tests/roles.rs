@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, credentials, headers, response, status};
+use common::digest::credentials;
+use common::sip::{Agent, headers, response, status};
 use common::{DOMAIN, Site, phone, run};
 use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};

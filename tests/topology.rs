@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::sip::{Agent, credentials, headers, register, response, status};
+use common::digest::credentials;
+use common::sip::{Agent, headers, register, response, status};
 use common::{DOMAIN, Site, phone, run};
 use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};

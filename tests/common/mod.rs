@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each suite uses a part")]
 
 pub mod calls;
+pub mod digest;
 pub mod sip;
 
 use std::io::Write;

@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use domain::Aor;
-use domain::digest::{Algorithm, Credentials, Form, Ha1s, respond};
 use lab::kamailio::Kamailio;
 use lab::net;
 
-use super::{DOMAIN, PASSWORD};
+use super::DOMAIN;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LARGEST_DATAGRAM: usize = 65_535;
@@ -287,30 +285,6 @@ pub fn register(agent: &mut Agent, user: &str, lines: &[&str]) -> Result<String>
     let answer = agent.ask(&agent.register(user, lines))?;
     ensure!(status(&answer) == Some(200), "{lines:?}:\n{answer}");
     Ok(answer)
-}
-
-/// The header line that answers a challenge, 401 or 407, for this request of `user`, with the password of all and MD5.
-pub fn credentials(challenge: &str, method: &str, uri: &str, user: &str) -> Result<String> {
-    let name = if status(challenge) == Some(407) { "Proxy-Authorization" } else { "Authorization" };
-    let nonce = challenge.split("nonce=\"").nth(1).and_then(|rest| rest.split('"').next());
-    let mut credentials = Credentials {
-        username: user.to_owned(),
-        realm: DOMAIN.to_owned(),
-        nonce: nonce.with_context(|| format!("no challenge: {challenge}"))?.to_owned(),
-        uri: uri.to_owned(),
-        response: String::new(),
-        algorithm: Algorithm::Md5,
-        qop: None,
-        nc: String::new(),
-        cnonce: String::new(),
-    };
-    let ha1s = Ha1s::of_password(&Aor::new(user, DOMAIN)?, PASSWORD);
-    respond(&mut credentials, method, ha1s.get(Algorithm::Md5, Form::User).context("an HA1 of each algorithm")?);
-    let Credentials { nonce, response, .. } = credentials;
-    Ok(format!(
-        "{name}: Digest username=\"{user}\", realm=\"{DOMAIN}\", nonce=\"{nonce}\", uri=\"{uri}\", response=\"{response}\", \
-         algorithm=MD5"
-    ))
 }
 
 /// The status of a response; `None` for a request.
