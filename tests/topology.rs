@@ -46,28 +46,22 @@ impl Topology {
     fn start(site: &Site) -> Result<Self> {
         let list = RunDir::new("topology")?;
         let file = list.join("dispatcher.list");
-        let mut lines = String::new();
-        let mut configs = Vec::new();
-        for (role, set) in ROLES {
-            for number in 1..=2 {
-                let config = site
-                    .script(&format!("kamailio-cfg/{role}.cfg"))
+        let configs = ROLES.map(|(role, _)| {
+            [1, 2].map(|number| {
+                site.script(&format!("kamailio-cfg/{role}.cfg"))
                     .env("NONCE_SECRET", "the same for all")
                     .env("DISPATCHER_LIST", file.display())
                     .env("NODE_NAME", format!("{role}-{number}"))
-                    .env("REQUESTS_PER_SOURCE", 10_000);
-                lines += &format!("{set} sip:{}:{} 0 0 weight=50\n", config.address, config.port);
-                configs.push((role, config));
-            }
-        }
-        list.write("dispatcher.list", &lines)?;
-        let mut nodes: Vec<Kamailio> =
-            configs.into_iter().map(|(role, config)| node(site, role, config)).collect::<Result<_>>()?;
-        let mut pairs = Vec::new();
-        while let (Some(second), Some(first)) = (nodes.pop(), nodes.pop()) {
-            pairs.insert(0, [first, second]);
-        }
-        Ok(Self { nodes: pairs, _list: list })
+                    .env("REQUESTS_PER_SOURCE", 10_000)
+            })
+        });
+        let line = |set, node: &Config| format!("{set} sip:{}:{} 0 0 weight=50\n", node.address, node.port);
+        let lines =
+            ROLES.iter().zip(&configs).flat_map(|((_, set), pair)| pair.iter().map(move |node| line(set, node)));
+        list.write("dispatcher.list", &lines.collect::<String>())?;
+        let pairs = ROLES.iter().zip(configs);
+        let nodes = pairs.map(|((role, _), [one, two])| Ok([node(site, role, one)?, node(site, role, two)?]));
+        Ok(Self { nodes: nodes.collect::<Result<_>>()?, _list: list })
     }
 
     fn of(&self, role: &str) -> &[Kamailio; 2] {
