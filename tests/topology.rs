@@ -9,13 +9,10 @@ use anyhow::{Context, Result, ensure};
 use common::digest::credentials;
 use common::sip::{Agent, headers, register, response, status};
 use common::{DOMAIN, Site, phone, run};
-use lab::RunDir;
-use lab::kamailio::{Config, Kamailio};
+use lab::kamailio::Kamailio;
 use lab::sipp::{Sipp, Transport};
+use lab::topology::{Role, Topology};
 use lab::{net, wait};
-
-/// Configuration and set id of each role.
-const ROLES: [(&str, u32); 4] = [("load-balancer", 1), ("dispatcher", 2), ("registrar", 3), ("outbound", 4)];
 
 fn main() -> ExitCode {
     common::suite(
@@ -37,68 +34,17 @@ fn main() -> ExitCode {
 const SOON: Duration = Duration::from_secs(10);
 
 /// Two nodes of each role.
-struct Topology {
-    nodes: Vec<[Kamailio; 2]>,
-    _list: RunDir,
+fn two_of_each(site: &Site) -> Result<Topology> {
+    Topology::start(site.roles(2))
 }
 
-impl Topology {
-    fn start(site: &Site) -> Result<Self> {
-        let list = RunDir::new("topology")?;
-        let file = list.join("dispatcher.list");
-        let configs = ROLES.map(|(role, _)| {
-            [1, 2].map(|number| {
-                site.script(&format!("kamailio-cfg/{role}.cfg"))
-                    .env("NONCE_SECRET", "the same for all")
-                    .env("DISPATCHER_LIST", file.display())
-                    .env("NODE_NAME", format!("{role}-{number}"))
-                    .env("REQUESTS_PER_SOURCE", 10_000)
-            })
-        });
-        let line = |set, node: &Config| format!("{set} sip:{}:{} 0 0 weight=50\n", node.address, node.port);
-        let lines =
-            ROLES.iter().zip(&configs).flat_map(|((_, set), pair)| pair.iter().map(move |node| line(set, node)));
-        list.write("dispatcher.list", &lines.collect::<String>())?;
-        let pairs = ROLES.iter().zip(configs);
-        let nodes = pairs.map(|((role, _), [one, two])| Ok([node(site, role, one)?, node(site, role, two)?]));
-        Ok(Self { nodes: nodes.collect::<Result<_>>()?, _list: list })
-    }
-
-    fn of(&self, role: &str) -> &[Kamailio; 2] {
-        let index = ROLES.iter().position(|(name, _)| *name == role).unwrap_or_default();
-        &self.nodes[index]
-    }
-
-    fn load_balancers(&self) -> &[Kamailio; 2] {
-        self.of("load-balancer")
-    }
-
-    /// Kills the first or second node of a role.
-    fn kill(&mut self, role: &str, number: usize) -> Result<()> {
-        let index = ROLES.iter().position(|(name, _)| *name == role).context("no such role")?;
-        let node = &mut self.nodes[index][number];
-        node.kill9_main()?;
-        wait::until("the end of all its processes", SOON, || node.pids().is_empty()).map(drop)
-    }
-
-    /// What every node says.
-    fn logs(&self) -> String {
-        let node = |(role, node): (&str, &Kamailio)| format!("{role} {}:\n{}\n", node.address(), node.log());
-        ROLES
-            .iter()
-            .zip(&self.nodes)
-            .flat_map(|((role, _), nodes)| nodes.iter().map(move |one| node((role, one))))
-            .collect()
-    }
-}
-
-fn node(site: &Site, role: &str, config: Config) -> Result<Kamailio> {
-    if role == "load-balancer" { Kamailio::start(config) } else { site.connected(config) }
+fn load_balancers(topology: &Topology) -> Result<[&Kamailio; 2]> {
+    topology.of(Role::LoadBalancer).try_into().ok().context("two load balancers")
 }
 
 /// Registers `callee` at the first load balancer, and calls it through the second.
 fn call(site: &Site, topology: &Topology, transport: Transport, callee: &str) -> Result<()> {
-    let [first, second] = topology.load_balancers();
+    let [first, second] = load_balancers(topology)?;
     // The load balancer calls it at the address that it registers from.
     let (address, port) = (net::loopback(), 5062);
     let at = |sipp: Sipp| sipp.transport(transport).local(address).local_port(port);
@@ -125,11 +71,11 @@ fn answered_calls(site: &Site, callee: &str) -> Result<usize> {
 }
 
 fn called_by_udp(site: &Site) -> Result<()> {
-    call(site, &Topology::start(site)?, Transport::Udp, "bob")
+    call(site, &two_of_each(site)?, Transport::Udp, "bob")
 }
 
 fn called_by_tcp(site: &Site) -> Result<()> {
-    call(site, &Topology::start(site)?, Transport::Tcp, "carol")
+    call(site, &two_of_each(site)?, Transport::Tcp, "carol")
 }
 
 /// Registers a phone of `user`, which keeps its connection.
@@ -141,8 +87,8 @@ fn enrol(phone: &mut Agent, user: &str) -> Result<()> {
 }
 
 fn given_up(site: &Site) -> Result<()> {
-    let topology = Topology::start(site)?;
-    let [first, second] = topology.load_balancers();
+    let topology = two_of_each(site)?;
+    let [first, second] = load_balancers(&topology)?;
     // They have no other phones, whose silence would be waited for.
     for (mut callee, user) in [(Agent::udp(first)?, "dave"), (Agent::tcp(first)?, "erin")] {
         enrol(&mut callee, user)?;
@@ -159,8 +105,8 @@ fn given_up(site: &Site) -> Result<()> {
 }
 
 fn deaths(site: &Site) -> Result<()> {
-    let mut topology = Topology::start(site)?;
-    for role in ["dispatcher", "registrar", "outbound"] {
+    let mut topology = two_of_each(site)?;
+    for role in [Role::Dispatcher, Role::Registrar, Role::Outbound] {
         topology.kill(role, 0)?;
     }
     for _ in 0..3 {
@@ -170,9 +116,9 @@ fn deaths(site: &Site) -> Result<()> {
 }
 
 fn bye_after_death(site: &Site) -> Result<()> {
-    let mut topology = Topology::start(site)?;
+    let mut topology = two_of_each(site)?;
     let at = |sipp: Sipp, address| sipp.local(address).local_port(5062);
-    let [first, second] = topology.load_balancers();
+    let [first, second] = load_balancers(&topology)?;
     let address = net::loopback();
     run(first, at(phone(first, "register.xml", "bob"), address))?;
     let before = answered_calls(site, "bob")?;
@@ -183,8 +129,8 @@ fn bye_after_death(site: &Site) -> Result<()> {
         let stats = node.rpc("dlg.stats_active", serde_json::json!([]));
         stats.is_ok_and(|stats| stats["ongoing"].as_u64().is_some_and(|calls| calls > 0))
     };
-    let index = wait::until("the call", SOON, || topology.of("dispatcher").iter().position(has_the_call))?;
-    topology.kill("dispatcher", index)?;
+    let index = wait::until("the call", SOON, || topology.of(Role::Dispatcher).into_iter().position(has_the_call))?;
+    topology.kill(Role::Dispatcher, index)?;
     talking.wait()?.check().with_context(|| topology.logs())?;
     answering.wait()?.check()?;
     // The other one does not know the dialog, and ends the call in the records all the same.
@@ -195,8 +141,8 @@ fn bye_after_death(site: &Site) -> Result<()> {
 }
 
 fn other_methods(site: &Site) -> Result<()> {
-    let topology = Topology::start(site)?;
-    let [first, second] = topology.load_balancers();
+    let topology = two_of_each(site)?;
+    let [first, second] = load_balancers(&topology)?;
     let (mut callee, mut caller) = (Agent::udp(first)?, Agent::udp(second)?);
     enrol(&mut callee, "bob")?;
     let forged = ["P-Asserted-Identity: <sip:boss@example.com>", "X-Backend: unavailable", "Path: <sip:192.0.2.99;lr>"];
@@ -219,16 +165,16 @@ fn other_methods(site: &Site) -> Result<()> {
 }
 
 fn spread(site: &Site) -> Result<()> {
-    let topology = Topology::start(site)?;
-    let mut phone = Agent::udp(&topology.load_balancers()[0])?;
+    let topology = two_of_each(site)?;
+    let mut phone = Agent::udp(topology.of(Role::LoadBalancer)[0])?;
     for _ in 0..40 {
         let answer = phone.ask(&phone.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
         ensure!(status(&answer) == Some(407), "{answer}");
     }
     let name = "core.rcv_requests_message";
     let each: Vec<u64> = topology
-        .of("dispatcher")
-        .iter()
+        .of(Role::Dispatcher)
+        .into_iter()
         .map(|node| node.rpc("stats.fetchn", serde_json::json!([name]))?[name].as_u64().context("no such statistic"))
         .collect::<Result<_>>()?;
     ensure!(each.iter().sum::<u64>() == 40 && each.iter().all(|messages| *messages >= 5), "{each:?}");
@@ -236,8 +182,8 @@ fn spread(site: &Site) -> Result<()> {
 }
 
 fn unavailable(site: &Site) -> Result<()> {
-    let topology = Topology::start(site)?;
-    let balancer = &topology.load_balancers()[0];
+    let topology = two_of_each(site)?;
+    let balancer = topology.of(Role::LoadBalancer)[0];
     let mut phone = Agent::udp(balancer)?;
     let uri = format!("sip:bob@{DOMAIN}");
     let challenge = phone.ask(&phone.request("MESSAGE", &uri, "carol", "bob", &[]))?;
@@ -248,15 +194,15 @@ fn unavailable(site: &Site) -> Result<()> {
     drop(frozen);
     ensure!(status(&answer) == Some(503) && headers(&answer, "Retry-After").len() == 1, "{answer}");
     ensure!(headers(&answer, "X-Backend").is_empty(), "{answer}");
-    let asked = topology.of("dispatcher").iter().map(|node| common::statistic(node, "unavailable"));
+    let asked = topology.of(Role::Dispatcher).into_iter().map(|node| common::statistic(node, "unavailable"));
     let asked: Vec<u64> = asked.collect::<Result<_>>()?;
     ensure!(asked.iter().sum::<u64>() == 1, "the dispatchers answered {asked:?} times: one of them should have, once");
     Ok(())
 }
 
 fn strangers(site: &Site) -> Result<()> {
-    let topology = Topology::start(site)?;
-    let balancer = &topology.load_balancers()[0];
+    let topology = two_of_each(site)?;
+    let balancer = topology.of(Role::LoadBalancer)[0];
     let mut phone = Agent::udp(balancer)?;
     let own = format!("Route: <sip:{};lr>, <sip:192.0.2.99;lr>", balancer.address());
     let answer = phone.ask(&phone.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[&own]))?;
@@ -271,7 +217,7 @@ fn strangers(site: &Site) -> Result<()> {
         let answer = phone.ask(&inside)?;
         ensure!(status(&answer) == Some(403), "inside one, {route}: {answer}");
     }
-    let mut direct = Agent::udp(&topology.of("dispatcher")[0])?;
+    let mut direct = Agent::udp(topology.of(Role::Dispatcher)[0])?;
     let answer = direct.ask(&direct.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
     ensure!(status(&answer) == Some(403), "{answer}");
     Ok(())

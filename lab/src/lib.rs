@@ -24,6 +24,7 @@ pub mod sipp;
 pub mod stock;
 pub mod suite;
 pub mod tls;
+pub mod topology;
 pub mod wait;
 mod workspace;
 

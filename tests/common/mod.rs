@@ -16,6 +16,7 @@ use lab::cassandra::{Cassandra, Options};
 use lab::kamailio::{Config, Kamailio};
 use lab::relay::DelayRelay;
 use lab::sipp::{Report, Sipp};
+use lab::topology::Plan;
 use lab::{net, wait, workspace};
 
 pub const DOMAIN: &str = "example.com";
@@ -99,6 +100,11 @@ impl Site {
         self.on_cassandra(Config::new(workspace().root().join(path)))
     }
 
+    /// So many nodes of each role over this Cassandra, not started yet.
+    pub fn roles(&self, count: usize) -> Plan {
+        Plan::new(count, &self.settings()).env("REQUESTS_PER_SOURCE", 10_000)
+    }
+
     /// The same with `text` in place of `place`, which it must hold.
     pub fn changed(&self, path: &str, place: &str, text: &str) -> Result<Config> {
         let file = workspace().root().join(path);
@@ -127,18 +133,22 @@ impl Site {
     }
 
     fn on_cassandra(&self, mut config: Config) -> Config {
-        for (name, value) in [
-            ("CASSANDRA_CONTACT_POINTS", self.contact_point.clone()),
-            ("CASSANDRA_LOCAL_DC", "dc1".to_owned()),
-            ("SIP_DOMAIN", DOMAIN.to_owned()),
-            ("SIP_ADDR", format!("{}:{}", config.address, config.port)),
-            // A suite fails from one address more often than a phone.
-            ("AUTH_FAILURES_PER_SOURCE", "1000000".to_owned()),
-            ("AUTH_FAILURES_PER_AOR", "1000000".to_owned()),
-        ] {
-            config.env.push((name.to_owned(), value));
-        }
+        config.env.extend(self.settings());
         config
+    }
+
+    /// What nodes over this Cassandra find in their environment.
+    fn settings(&self) -> Vec<(String, String)> {
+        [
+            ("CASSANDRA_CONTACT_POINTS", self.contact_point.as_str()),
+            ("CASSANDRA_LOCAL_DC", "dc1"),
+            ("SIP_DOMAIN", DOMAIN),
+            // A suite fails from one address more often than a phone.
+            ("AUTH_FAILURES_PER_SOURCE", "1000000"),
+            ("AUTH_FAILURES_PER_AOR", "1000000"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
     }
 
     /// A running node that has its Cassandra session.

@@ -1,0 +1,182 @@
+//! Load balancers, dispatchers, registrars and outbound nodes together, each by its configuration in `kamailio-cfg/`.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::kamailio::{Config, Kamailio};
+use crate::{RunDir, wait, workspace};
+
+const LIST: &str = "dispatcher.list";
+const CONNECTED: Duration = Duration::from_secs(30);
+const GONE: Duration = Duration::from_secs(10);
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes requests from phones.
+    LoadBalancer,
+    /// Authenticates and records calls.
+    Dispatcher,
+    /// Stores bindings.
+    Registrar,
+    /// Finds where somebody is registered.
+    Outbound,
+}
+
+impl Role {
+    /// In the order of a request's way.
+    pub const ALL: [Self; 4] = [Self::LoadBalancer, Self::Dispatcher, Self::Registrar, Self::Outbound];
+
+    /// The name of its configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoadBalancer => "load-balancer",
+            Self::Dispatcher => "dispatcher",
+            Self::Registrar => "registrar",
+            Self::Outbound => "outbound",
+        }
+    }
+
+    /// Its set in the list of nodes.
+    pub fn set(self) -> u32 {
+        match self {
+            Self::LoadBalancer => 1,
+            Self::Dispatcher => 2,
+            Self::Registrar => 3,
+            Self::Outbound => 4,
+        }
+    }
+
+    /// Whether its configuration loads our module.
+    pub fn uses_cassandra(self) -> bool {
+        self != Self::LoadBalancer
+    }
+}
+
+/// The nodes to start; see [`Plan::new`].
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Each with its role.
+    pub nodes: Vec<(Role, Config)>,
+    /// Lines of the list of nodes beside theirs: a set, who is in it, and the attributes.
+    pub others: Vec<(u32, SocketAddrV4, String)>,
+    /// Where the list is; `None`: in a fresh directory, removed at the end.
+    pub dir: Option<PathBuf>,
+}
+
+impl Plan {
+    /// `count` nodes of each role on fresh addresses, all with these settings in their environment.
+    pub fn new(count: usize, settings: &[(String, String)]) -> Self {
+        let node = |role: Role, number: usize| {
+            let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", role.name()));
+            let mut config = Config::new(script).env("NODE_NAME", format!("{}-{number}", role.name()));
+            config.env.extend_from_slice(settings);
+            let nonces = ("NONCE_SECRET".to_owned(), "the same for all".to_owned());
+            config.env.push(nonces);
+            (role, config)
+        };
+        let nodes = Role::ALL.into_iter().flat_map(|role| (1..=count).map(move |number| node(role, number)));
+        Self { nodes: nodes.collect(), others: Vec::new(), dir: None }
+    }
+
+    /// The nodes of a role.
+    pub fn of(&mut self, role: Role) -> impl Iterator<Item = &mut Config> {
+        self.nodes.iter_mut().filter(move |(of, _)| *of == role).map(|(_, config)| config)
+    }
+
+    /// The same with a setting more for all nodes.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        for (_, config) in &mut self.nodes {
+            config.env.push((name.to_owned(), value.to_string()));
+        }
+        self
+    }
+
+    /// The list of nodes in the format of the module `dispatcher`; weights are a hundred in all.
+    fn list(&self) -> String {
+        let line = |(role, config): &(Role, Config)| {
+            let weight = 100 / self.nodes.iter().filter(|(of, _)| of == role).count();
+            format!("{} sip:{}:{} 0 0 weight={weight}\n", role.set(), config.address, config.port)
+        };
+        let other = |(set, address, attributes): &(u32, SocketAddrV4, String)| {
+            format!("{set} sip:{address} 0 0 {attributes}\n")
+        };
+        self.nodes.iter().map(line).chain(self.others.iter().map(other)).collect()
+    }
+}
+
+/// Running nodes of all roles. Dropping it kills them.
+#[derive(Debug)]
+pub struct Topology {
+    nodes: Vec<(Role, Kamailio)>,
+    list: RunDir,
+}
+
+impl Topology {
+    /// Starts all nodes and returns when they answer and those that use Cassandra have a session.
+    pub fn start(plan: Plan) -> Result<Self> {
+        let list = match &plan.dir {
+            Some(path) => RunDir::at(path)?,
+            None => RunDir::new("topology")?,
+        };
+        let file = list.write(LIST, &plan.list())?;
+        let start =
+            |(role, config): (Role, Config)| Ok((role, start(role, config.env("DISPATCHER_LIST", file.display()))?));
+        let nodes = plan.nodes.into_iter().map(start).collect::<Result<_>>()?;
+        Ok(Self { nodes, list })
+    }
+
+    /// The nodes of a role, in the order of the plan.
+    pub fn of(&self, role: Role) -> Vec<&Kamailio> {
+        self.nodes.iter().filter(|(of, _)| *of == role).map(|(_, node)| node).collect()
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = (Role, &Kamailio)> {
+        self.nodes.iter().map(|(role, node)| (*role, node))
+    }
+
+    /// Kills all processes of a role's node; `index` counts from 0 in the order of [`Topology::of`].
+    pub fn kill(&mut self, role: Role, index: usize) -> Result<()> {
+        let mut nodes = self.nodes.iter_mut().filter(|(of, _)| *of == role);
+        let (_, node) = nodes.nth(index).with_context(|| format!("there is no {} {index}", role.name()))?;
+        node.kill9_main()?;
+        wait::until("the end of all its processes", GONE, || node.pids().is_empty()).map(drop)
+    }
+
+    /// Writes other lines into the list of nodes, and makes all nodes read it.
+    pub fn relist(&self, lines: &str) -> Result<()> {
+        self.list.write(LIST, lines)?;
+        self.nodes().try_for_each(|(_, node)| node.rpc("dispatcher.reload", json!([])).map(drop))
+    }
+
+    /// What every node says.
+    pub fn logs(&self) -> String {
+        let node = |(role, node): (Role, &Kamailio)| format!("{} {}:\n{}\n", role.name(), node.address(), node.log());
+        self.nodes().map(node).collect()
+    }
+
+    /// Stops all nodes in order.
+    pub fn stop(mut self) -> Result<()> {
+        self.nodes.iter_mut().try_for_each(|(_, node)| node.stop())
+    }
+
+    /// Leaves all nodes running without us; their [`Config::outlive_us`] must have been set.
+    pub fn detach(mut self) {
+        self.list.keep();
+        self.nodes.into_iter().for_each(|(_, node)| node.detach());
+    }
+}
+
+fn start(role: Role, config: Config) -> Result<Kamailio> {
+    let node = Kamailio::start(config)?;
+    if role.uses_cassandra() {
+        let connected = || node.rpc("cassandra.status", json!([])).is_ok_and(|status| status["connected"] == 1);
+        node.process().until("a session with Cassandra", CONNECTED, connected)?;
+    }
+    Ok(node)
+}
