@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::digest::credentials;
-use common::sip::{Agent, headers, register, response, status};
-use common::{DOMAIN, Site, phone, run};
+use common::sip::{Agent, headers, response, status};
+use common::{DOMAIN, Site, enrol, phone, run};
 use lab::kamailio::Kamailio;
 use lab::sipp::{Sipp, Transport};
 use lab::topology::{Role, Topology};
@@ -76,14 +76,6 @@ fn called_by_udp(site: &Site) -> Result<()> {
 
 fn called_by_tcp(site: &Site) -> Result<()> {
     call(site, &two_of_each(site)?, Transport::Tcp, "carol")
-}
-
-/// Registers a phone of `user`, which keeps its connection.
-fn enrol(phone: &mut Agent, user: &str) -> Result<()> {
-    let contact = phone.contact(user, "");
-    let challenge = phone.ask(&phone.register(user, &[&contact]))?;
-    let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), user)?;
-    register(phone, user, &[&contact, &met]).map(drop)
 }
 
 fn given_up(site: &Site) -> Result<()> {

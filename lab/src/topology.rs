@@ -1,6 +1,5 @@
 //! Load balancers, dispatchers, registrars and outbound nodes together, each by its configuration in `kamailio-cfg/`.
 
-use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,8 +61,8 @@ impl Role {
 pub struct Plan {
     /// Each with its role.
     pub nodes: Vec<(Role, Config)>,
-    /// Lines of the list of nodes beside theirs: a set, who is in it, and the attributes.
-    pub others: Vec<(u32, SocketAddrV4, String)>,
+    /// Lines of the list of nodes beside theirs.
+    pub lines: String,
     /// Where the list is; `None`: in a fresh directory, removed at the end.
     pub dir: Option<PathBuf>,
 }
@@ -80,7 +79,7 @@ impl Plan {
             (role, config)
         };
         let nodes = Role::ALL.into_iter().flat_map(|role| (1..=count).map(move |number| node(role, number)));
-        Self { nodes: nodes.collect(), others: Vec::new(), dir: None }
+        Self { nodes: nodes.collect(), lines: String::new(), dir: None }
     }
 
     /// The nodes of a role.
@@ -102,10 +101,7 @@ impl Plan {
             let weight = 100 / self.nodes.iter().filter(|(of, _)| of == role).count();
             format!("{} sip:{}:{} 0 0 weight={weight}\n", role.set(), config.address, config.port)
         };
-        let other = |(set, address, attributes): &(u32, SocketAddrV4, String)| {
-            format!("{set} sip:{address} 0 0 {attributes}\n")
-        };
-        self.nodes.iter().map(line).chain(self.others.iter().map(other)).collect()
+        self.nodes.iter().map(line).collect::<String>() + &self.lines
     }
 }
 

@@ -255,3 +255,11 @@ pub fn options(kamailio: &Kamailio, user: &str) -> Result<String> {
     let answer = agent.ask(&request).with_context(|| kamailio.log())?;
     Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
+
+/// Registers a phone of `user`, which keeps its connection.
+pub fn enrol(phone: &mut sip::Agent, user: &str) -> Result<()> {
+    let contact = phone.contact(user, "");
+    let challenge = phone.ask(&phone.register(user, &[&contact]))?;
+    let met = digest::credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), user)?;
+    sip::register(phone, user, &[&contact, &met]).map(drop)
+}
