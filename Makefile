@@ -18,7 +18,7 @@ demo: deps build ## start everything, register two phones, make a call, show wha
 test: deps-all build ## all the tests, as CI runs them
 	cargo test --workspace --no-fail-fast
 
-up: deps build ## start the demo's servers and leave them running; see target/cluster.env (CASSANDRA_NODES=n)
+up: deps build ## start the demo's servers and leave them running; see target/cluster.env (NODES=n of each role, CASSANDRA_NODES=n)
 	$(LAB) up
 
 down: ## stop what `make up` started

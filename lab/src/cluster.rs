@@ -15,8 +15,9 @@ pub use demo::demo;
 pub use up::{down, up};
 
 use crate::cassandra::{self, Cassandra};
-use crate::kamailio::{Config, Kamailio, MemoryManager};
+use crate::kamailio::MemoryManager;
 use crate::progress::step;
+use crate::topology::{self, Role, Topology};
 use crate::{net, workspace};
 
 const KEYSPACE: &str = "sip";
@@ -24,16 +25,14 @@ const KEYSPACE: &str = "sip";
 /// What to start and where.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Kamailio's script; it takes its settings from the environment, like `kamailio-cfg/all-in-one.cfg`.
-    pub cfg: PathBuf,
-    /// Pre-processor defines for the script, beside the environment.
-    pub defines: Vec<(String, String)>,
     /// The domain served.
     pub domain: String,
-    /// Where Kamailio listens, at port 5060.
-    pub sip_address: Ipv4Addr,
-    /// One Cassandra node on each.
-    pub cassandra_addresses: Vec<Ipv4Addr>,
+    /// Nodes of each role.
+    pub nodes: usize,
+    /// Nodes of Cassandra.
+    pub cassandra_nodes: usize,
+    /// Nodes have consecutive addresses from here on, Cassandra's the last ones; `None`: fresh ones. SIP is at port 5060.
+    pub first_address: Option<Ipv4Addr>,
     /// Run directories go in there; `None`: fresh ones, removed at the end.
     pub dir: Option<PathBuf>,
     /// The servers go on without us once [`Cluster::detach`] was called.
@@ -41,25 +40,39 @@ pub struct Plan {
 }
 
 impl Default for Plan {
-    /// `kamailio-cfg/all-in-one.cfg`, one Cassandra node, example.com, on fresh addresses.
+    /// Two nodes of each role, one Cassandra node, example.com, on fresh addresses.
     fn default() -> Self {
         Self {
-            cfg: workspace().root().join("kamailio-cfg/all-in-one.cfg"),
-            defines: Vec::new(),
             domain: "example.com".to_owned(),
-            sip_address: net::loopback(),
-            cassandra_addresses: vec![net::loopback()],
+            nodes: 2,
+            cassandra_nodes: 1,
+            first_address: None,
             dir: None,
             outlive_us: false,
         }
     }
 }
 
-/// Cassandra with our schema, and Kamailio with our module. Dropping it stops everything.
+impl Plan {
+    /// How many addresses it takes.
+    fn size(&self) -> usize {
+        self.nodes * Role::ALL.len() + self.cassandra_nodes
+    }
+
+    /// One for each node, those of Cassandra last.
+    fn addresses(&self) -> Vec<Ipv4Addr> {
+        match self.first_address {
+            Some(first) => (u32::from(first)..).take(self.size()).map(Ipv4Addr::from).collect(),
+            None => std::iter::repeat_with(net::loopback).take(self.size()).collect(),
+        }
+    }
+}
+
+/// Cassandra with our schema, and nodes of all roles with our module. Dropping it stops everything.
 #[derive(Debug)]
 pub struct Cluster {
-    // In this order: Kamailio is stopped before its database.
-    kamailio: Kamailio,
+    // In this order: the nodes are stopped before their database.
+    topology: Topology,
     cassandra: Vec<Cassandra>,
     domain: String,
 }
@@ -69,19 +82,19 @@ impl Cluster {
     pub fn start(plan: &Plan) -> Result<Self> {
         check_built()?;
         Cassandra::install()?;
-        let cassandra = start_cassandra(plan)?;
+        let mut addresses = plan.addresses();
+        let cassandra = start_cassandra(plan, &addresses.split_off(plan.nodes * Role::ALL.len()))?;
         let settings = settings(&cassandra);
         step("sipctl schema apply", || {
             sipctl(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
         })?;
-        let kamailio =
-            step("Kamailio with cassandra.so answers OPTIONS", || Kamailio::start(kamailio_config(plan, &settings)))?;
-        Ok(Self { kamailio, cassandra, domain: plan.domain.clone() })
+        let topology = start_topology(plan, &addresses, &settings)?;
+        Ok(Self { topology, cassandra, domain: plan.domain.clone() })
     }
 
-    /// The node that takes SIP.
-    pub fn kamailio(&self) -> &Kamailio {
-        &self.kamailio
+    /// The nodes that take SIP.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The database nodes.
@@ -104,27 +117,28 @@ impl Cluster {
         sipctl(&self.settings(), args, input)
     }
 
-    /// Adds the end of Kamailio's log to an error.
-    pub fn quoting_kamailio(&self, error: Error) -> Error {
-        self.kamailio.process().failure(format!("{error:#}"))
+    /// Adds what the nodes have logged to an error.
+    pub fn quoting_nodes(&self, error: Error) -> Error {
+        let logs = self.topology.nodes().map(|(_, node)| node.process().failure("").to_string());
+        error.context(logs.collect::<Vec<_>>().join("\n"))
     }
 
     /// Stops everything in order.
     pub fn stop(mut self) -> Result<()> {
-        self.kamailio.stop()?;
+        self.topology.stop()?;
         self.cassandra.iter_mut().try_for_each(Cassandra::stop)
     }
 
     /// Leaves everything running without us; [`Plan::outlive_us`] must have been set.
     pub fn detach(self) {
-        self.kamailio.detach();
+        self.topology.detach();
         self.cassandra.into_iter().for_each(Cassandra::detach);
     }
 }
 
-fn start_cassandra(plan: &Plan) -> Result<Vec<Cassandra>> {
+fn start_cassandra(plan: &Plan, addresses: &[Ipv4Addr]) -> Result<Vec<Cassandra>> {
     let mut nodes: Vec<Cassandra> = Vec::new();
-    for (number, &address) in (1..).zip(&plan.cassandra_addresses) {
+    for (number, &address) in (1..).zip(addresses) {
         let options = cassandra::Options {
             address,
             rack: format!("rack{number}"),
@@ -143,22 +157,31 @@ fn start_cassandra(plan: &Plan) -> Result<Vec<Cassandra>> {
     Ok(nodes)
 }
 
-fn kamailio_config(plan: &Plan, settings: &[(String, String)]) -> Config {
-    let mut config = Config::new(plan.cfg.as_path()).env("SIP_DOMAIN", &plan.domain);
-    config.env.extend_from_slice(settings);
-    // Who tests from one address fails more often than a phone.
-    for limit in ["AUTH_FAILURES_PER_SOURCE", "AUTH_FAILURES_PER_AOR"] {
-        config = config.env(limit, 1_000_000);
+/// Nodes that are friendly to tests: what a production start limits by default is far away here.
+fn start_topology(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String)]) -> Result<Topology> {
+    let mut nodes = topology::Plan::new(plan.nodes, settings).env("SIP_DOMAIN", &plan.domain);
+    for (name, value) in [
+        ("AUTH_FAILURES_PER_SOURCE", 1_000_000),
+        ("AUTH_FAILURES_PER_AOR", 1_000_000),
+        ("REQUESTS_PER_SOURCE", 1_000_000),
+        ("MAX_CONTACTS", 100),
+        ("MIN_EXPIRES", 5),
+        ("NONCE_EXPIRE", 30),
+    ] {
+        nodes = nodes.env(name, value);
     }
-    config.defines.clone_from(&plan.defines);
-    config.address = plan.sip_address;
-    // A REGISTER keeps 27 kB for the five seconds in which it may be sent again: enough for 3,000 a second.
-    config.shm_mb = 512;
-    // Kamailio's default searches long for each block of memory (docs/module.md).
-    config.memory_manager = MemoryManager::Tlsf;
-    config.dir = plan.dir.as_ref().map(|dir| dir.join("kamailio"));
-    config.outlive_us = plan.outlive_us;
-    config
+    nodes.dir = plan.dir.as_ref().map(|dir| dir.join("topology"));
+    for ((role, config), &address) in nodes.nodes.iter_mut().zip(addresses) {
+        config.address = address;
+        // A REGISTER keeps 27 kB for the five seconds in which it may be sent again: enough for 3,000 a second.
+        config.shm_mb = 512;
+        // Kamailio's default searches long for each block of memory (docs/module.md).
+        config.memory_manager = MemoryManager::Tlsf;
+        config.dir = plan.dir.as_ref().map(|dir| dir.join(format!("{}-{address}", role.name())));
+        config.outlive_us = plan.outlive_us;
+    }
+    let what = format!("{} nodes of each of {} roles answer OPTIONS", plan.nodes, Role::ALL.len());
+    step(what, || Topology::start(nodes))
 }
 
 fn settings(nodes: &[Cassandra]) -> Vec<(String, String)> {

@@ -30,6 +30,9 @@ enum Command {
     },
     /// Start the cluster and leave it running; target/cluster.env tells where
     Up {
+        /// How many nodes of each role
+        #[arg(long, env = "NODES", default_value_t = 2)]
+        nodes: usize,
         /// How many Cassandra nodes
         #[arg(long, env = "CASSANDRA_NODES", default_value_t = 1)]
         cassandra_nodes: usize,
@@ -59,7 +62,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Install => Cassandra::install().map(drop),
         Command::Cassandra { auth } => run_cassandra(auth),
-        Command::Up { cassandra_nodes } => cluster::up(cassandra_nodes),
+        Command::Up { nodes, cassandra_nodes } => cluster::up(nodes, cassandra_nodes),
         Command::Down => cluster::down(),
         Command::Demo => cluster::demo(&Plan::default()),
     }

@@ -48,7 +48,7 @@ pub fn loopback() -> Ipv4Addr {
         let n = scatter(NEXT.fetch_add(1, Ordering::Relaxed)) % POOL_SIZE;
         let address = Ipv4Addr::from(POOL + n);
         let last = address.octets()[3];
-        if last != 0 && last != 255 && claim(&format!("address-{address}")) {
+        if last != 0 && last != 255 && claim_address(address) {
             return address;
         }
     }
@@ -67,6 +67,11 @@ pub fn free_port(address: Ipv4Addr, protocol: Protocol) -> Result<u16> {
         }
     }
     bail!("no {protocol} port is free on {address}")
+}
+
+/// Makes sure that nobody else who asks here takes this address while this process lives; false when somebody has.
+pub fn claim_address(address: Ipv4Addr) -> bool {
+    claim(&format!("address-{address}"))
 }
 
 /// Whether `port` can be bound now.

@@ -146,6 +146,8 @@ impl Site {
             // A suite fails from one address more often than a phone.
             ("AUTH_FAILURES_PER_SOURCE", "1000000"),
             ("AUTH_FAILURES_PER_AOR", "1000000"),
+            ("MIN_EXPIRES", "5"),
+            ("MAX_CONTACTS", "0"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec()

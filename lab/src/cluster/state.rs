@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use crate::process::Managed;
+use crate::topology::Role;
 use crate::{cpu, workspace};
 
 /// A process, named for good: another one may get its pid, but not its start time as well.
@@ -38,7 +39,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn of(cluster: &Cluster) -> Self {
-        let mut servers = vec![Server::of(cluster.kamailio().process())];
+        let mut servers: Vec<Server> = cluster.topology().nodes().map(|(_, node)| Server::of(node.process())).collect();
         servers.extend(cluster.cassandra().iter().map(|node| Server::of(node.process())));
         Self { servers }
     }
@@ -78,14 +79,16 @@ pub(super) fn write_env(cluster: &Cluster) -> Result<()> {
     write(&env_file(), &text)
 }
 
-/// Until the roles are nodes of their own, one node plays them all.
+/// `LB_ADDR` and `LB_PID` are the first load balancer's, `LB_2_ADDR` and `LB_2_PID` the second one's; so for all roles.
 fn variables(cluster: &Cluster) -> Vec<(String, String)> {
-    let sip = cluster.kamailio();
     let mut all = Vec::new();
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
-    for role in ["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND", "MEDIA"] {
-        set(&format!("{role}_ADDR"), sip.address().to_string());
-        set(&format!("{role}_PID"), sip.pid().to_string());
+    for (role, name) in Role::ALL.into_iter().zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"]) {
+        for (number, node) in (1..).zip(cluster.topology().of(role)) {
+            let name = if number == 1 { name.to_owned() } else { format!("{name}_{number}") };
+            set(&format!("{name}_ADDR"), node.address().to_string());
+            set(&format!("{name}_PID"), node.pid().to_string());
+        }
     }
     for (name, value) in cluster.settings() {
         set(&name, value);

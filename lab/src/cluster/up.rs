@@ -9,19 +9,21 @@ use super::state::{self, State};
 use super::{Cluster, Plan};
 use crate::net::{self, Protocol};
 use crate::progress::{say, step};
+use crate::topology::Role;
 use crate::{FileLock, process, workspace};
 
 const LOCK_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// A cluster's addresses are 127.0.0.BASE for SIP and the next ones for Cassandra. The first of these that is free is
-/// taken, so that a second checkout can have a cluster as well.
-const BASES: [u8; 8] = [10, 40, 70, 100, 130, 160, 190, 220];
-/// So that a cluster stays below the next one's base.
-const MAX_CASSANDRA_NODES: usize = 20;
+/// A cluster's addresses follow each other from one of 127.0.0.10, .20 and so on, the first from which all are free, so that a
+/// second checkout can have a cluster as well.
+const FIRSTS: std::ops::Range<u8> = 10..240;
+const STEP: usize = 10;
+/// The last one that is taken.
+const LAST: usize = 254;
 
 /// Starts the cluster and leaves it running. When it is up already, says so.
-pub fn up(cassandra_nodes: usize) -> Result<()> {
+pub fn up(nodes: usize, cassandra_nodes: usize) -> Result<()> {
     let _lock = lock()?;
     if let Some(state) = State::read()? {
         if state.servers.iter().all(state::Server::lives) {
@@ -31,10 +33,12 @@ pub fn up(cassandra_nodes: usize) -> Result<()> {
         say("parts of the last cluster are gone; the rest is stopped first");
         stop(&state)?;
     }
-    let cluster = Cluster::start(&plan(cassandra_nodes)?)?;
+    let cluster = Cluster::start(&plan(nodes, cassandra_nodes)?)?;
     state::write_env(&cluster)?;
     State::of(&cluster).write()?;
-    say(format!("up: SIP on {}, `make down` stops it", cluster.kamailio().address()));
+    let balancers = cluster.topology().of(Role::LoadBalancer);
+    let addresses: Vec<String> = balancers.iter().map(|node| node.address().to_string()).collect();
+    say(format!("up: SIP on {}, `make down` stops it", addresses.join(" and ")));
     say(format!("addresses and pids are in {}", state::env_file().display()));
     cluster.detach();
     Ok(())
@@ -67,27 +71,29 @@ fn lock() -> Result<FileLock> {
     FileLock::take(&path, "finish its `up` or `down`", LOCK_LIMIT)
 }
 
-fn plan(cassandra_nodes: usize) -> Result<Plan> {
-    anyhow::ensure!(
-        (1..=MAX_CASSANDRA_NODES).contains(&cassandra_nodes),
-        "CASSANDRA_NODES is {cassandra_nodes}, but 1 to {MAX_CASSANDRA_NODES} are possible"
-    );
-    let base = BASES
-        .into_iter()
-        .find(|&base| addresses(base, cassandra_nodes).all(is_free))
-        .context("all addresses from 127.0.0.10 on are taken: stop another cluster first")?;
-    let mut addresses = addresses(base, cassandra_nodes);
-    Ok(Plan {
-        sip_address: addresses.next().context("a cluster has a SIP address")?,
-        cassandra_addresses: addresses.collect(),
+fn plan(nodes: usize, cassandra_nodes: usize) -> Result<Plan> {
+    anyhow::ensure!(nodes >= 1, "NODES is {nodes}, but each role needs a node");
+    anyhow::ensure!(cassandra_nodes >= 1, "CASSANDRA_NODES is {cassandra_nodes}, but a cluster needs one");
+    let plan = Plan {
+        nodes,
+        cassandra_nodes,
         dir: Some(workspace().target().join("cluster")),
         outlive_us: true,
         ..Plan::default()
-    })
-}
-
-fn addresses(base: u8, cassandra_nodes: usize) -> impl Iterator<Item = Ipv4Addr> {
-    (base..).take(cassandra_nodes + 1).map(|last| Ipv4Addr::new(127, 0, 0, last))
+    };
+    let fits = |first: &u8| usize::from(*first) + plan.size() <= LAST + 1;
+    let first = FIRSTS.step_by(STEP).filter(fits).map(|last| Ipv4Addr::new(127, 0, 0, last)).find(|&first| {
+        let plan = Plan { first_address: Some(first), ..plan.clone() };
+        // Claimed, since another `up` may look for some before these are bound.
+        plan.addresses().into_iter().all(|address| is_free(address) && net::claim_address(address))
+    });
+    let first = first.with_context(|| {
+        format!(
+            "{} addresses in a row are not free in 127.0.0.0/24: stop another cluster, or start fewer nodes",
+            plan.size()
+        )
+    })?;
+    Ok(Plan { first_address: Some(first), ..plan })
 }
 
 fn is_free(address: Ipv4Addr) -> bool {
