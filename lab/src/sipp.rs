@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -259,6 +259,7 @@ impl Sipp {
             .args(["-trace_stat", "-fd", "1", "-stf", STATISTICS])
             .args(["-trace_err", "-error_file", ERRORS])
             .args(["-trace_rtt", "-rtt_freq", "1"])
+            .env("TZ", "UTC") // its times tell no zone
             .dir(dir.path());
         if let Some(target) = self.target {
             command = command.arg(target.to_string());
@@ -466,6 +467,21 @@ impl Report {
             }
         }
         ladder
+    }
+
+    /// The messages, each with when it was sent or received. Empty when not traced.
+    pub fn timed_messages(&self) -> Result<Vec<(SystemTime, &str)>> {
+        // A line of dashes and the time, a line that says which way, an empty one, then the message.
+        let parts =
+            self.messages.split("----------------------------------------------- ").filter(|part| !part.is_empty());
+        parts
+            .map(|part| {
+                let (time, rest) = part.split_once('\n').context("a message without its time")?;
+                let (_, message) = rest.split_once("\n\n").context("a message without its direction")?;
+                let time = humantime::parse_rfc3339_weak(time.trim()).with_context(|| format!("no time: {time}"))?;
+                Ok((time, message))
+            })
+            .collect()
     }
 
     fn describe(&self, what: &str) -> String {

@@ -1,0 +1,105 @@
+//! What the death of a node costs while 50 calls a second come in.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use common::{DOMAIN, Site, phone, run};
+use lab::sipp::{Report, Sipp};
+use lab::topology::{Role, Topology};
+use lab::{net, wait};
+
+fn main() -> ExitCode {
+    common::suite(
+        &["alice", "bob", "carol"],
+        &[("the_death_of_a_node_of_each_role_costs_the_calls_of_that_instant", calls_go_on)],
+    )
+}
+
+const RATE: f64 = 50.0;
+const CALLS: u64 = 500;
+/// How long each call is talked.
+const TALK: Duration = Duration::from_secs(3);
+const BETWEEN_DEATHS: Duration = Duration::from_millis(2500);
+/// A call that began longer before a death was no longer being set up.
+const SETTING_UP: Duration = Duration::from_secs(1);
+/// Longer than the way to a dead node, a living one, and all that is sent again.
+const NO_ANSWER: Duration = Duration::from_secs(15);
+const RECORDED: Duration = Duration::from_secs(20);
+
+fn calls_go_on(site: &Site) -> Result<()> {
+    let mut topology = Topology::start(site.roles(2))?;
+    let [first, second] = topology.of(Role::LoadBalancer)[..] else { anyhow::bail!("two load balancers") };
+    let at = |sipp: Sipp, address| sipp.local(address).local_port(5062);
+    let address = net::loopback();
+    run(first, at(phone(first, "register.xml", "bob"), address))?;
+    let _answering = at(Sipp::new("uas_answer.xml"), address).endless().ignore_unexpected().spawn()?;
+    let caller = phone(second, "uac_invite_auth.xml", "alice").key("callee", format!("bob@{DOMAIN}"));
+    let caller = caller.calls(CALLS).rate(RATE).pause(TALK).ignore_unexpected().trace_messages(true);
+    let caller = caller.arg("-recv_timeout").arg(NO_ANSWER.as_millis().to_string()).timeout(Duration::from_secs(60));
+    let registering = phone(first, "register.xml", "carol").calls(100).rate(10.0).key("expires", 60);
+    let (calling, registering) = (caller.spawn()?, registering.ignore_unexpected().spawn()?);
+    let mut deaths = Vec::new();
+    for role in [Role::Dispatcher, Role::Registrar, Role::Outbound] {
+        std::thread::sleep(BETWEEN_DEATHS); // the load is what goes on meanwhile
+        deaths.push(SystemTime::now());
+        topology.kill(role, 0)?;
+    }
+    registering.wait()?.check().with_context(|| topology.logs())?;
+    let calls = calls(&calling.wait()?)?;
+    ensure!(calls.len() as u64 == CALLS, "{} calls were begun", calls.len());
+    let being_set_up = |call: &Call| {
+        deaths.iter().any(|death| death.duration_since(call.begun).is_ok_and(|before| before <= SETTING_UP))
+    };
+    let lost: Vec<&Call> = calls.values().filter(|call| !call.answered).collect();
+    let unexplained: Vec<&&Call> = lost.iter().filter(|call| !being_set_up(call)).collect();
+    ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {deaths:?}\n{}", topology.logs());
+    let hanging: Vec<&Call> = calls.values().filter(|call| call.answered && !call.ended).collect();
+    ensure!(hanging.is_empty(), "{hanging:#?} did not end\n{}", topology.logs());
+    let answered = CALLS as usize - lost.len();
+    println!("{answered} calls answered and ended, {} that were being set up at a death were lost", lost.len());
+    // What began twice is one call, and what the dead dispatcher knew has ended in the records all the same.
+    wait::until("the calls in the history", RECORDED, || recorded(site).is_ok_and(|calls| calls >= answered))
+        .with_context(|| format!("{answered} were answered, recorded are {:?}", recorded(site)))?;
+    let recorded = recorded(site)?;
+    ensure!(recorded <= answered + lost.len(), "{answered} were answered, recorded are {recorded}");
+    Ok(())
+}
+
+/// Calls of bob that have been answered and have ended.
+fn recorded(site: &Site) -> Result<usize> {
+    let aor = format!("bob@{DOMAIN}");
+    let shown = site.sipctl(&["--json", "history", &aor], "")?;
+    let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+    Ok(calls.iter().filter(|call| call["disposition"] == "answered").count())
+}
+
+/// What the caller saw of a call.
+#[derive(Debug)]
+struct Call {
+    begun: SystemTime,
+    answered: bool,
+    ended: bool,
+}
+
+/// The calls of a run by Call-ID, from the messages that it has written down.
+fn calls(report: &Report) -> Result<BTreeMap<String, Call>> {
+    let mut calls = BTreeMap::new();
+    for (time, message) in report.timed_messages()? {
+        let header = |name: &str| common::sip::headers(message, name).first().copied().unwrap_or_default();
+        let call = calls.entry(header("Call-ID").to_owned()).or_insert_with(|| Call {
+            begun: time,
+            answered: false,
+            ended: false,
+        });
+        match (message.lines().next().unwrap_or_default(), header("CSeq").split(' ').nth(1)) {
+            ("SIP/2.0 200 OK", Some("INVITE")) => call.answered = true,
+            ("SIP/2.0 200 OK", Some("BYE")) => call.ended = true,
+            _ => {}
+        }
+    }
+    Ok(calls)
+}
