@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::uri::{SipUri, unescape};
+use crate::uri::{SipUri, escape, unescape};
 
 /// A canonical address-of-record: user part unescaped and case-sensitive, domain in lower case, no URI parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,6 +77,11 @@ impl Aor {
             Some(rest) if !rest.is_empty() => Self { domain: rest.to_owned(), ..self },
             _ => self,
         }
+    }
+
+    /// A URI that names it: SIPS when it is `secure`, without parameters.
+    pub fn to_uri(&self, secure: bool) -> String {
+        format!("{}:{}@{}", if secure { "sips" } else { "sip" }, escape(&self.username), self.domain)
     }
 
     /// The user part.
@@ -168,5 +173,13 @@ mod tests {
     #[test]
     fn it_reads_what_it_writes() {
         assert_eq!(aor(&aor("alice@example.com").to_string()), aor("alice@example.com"));
+        for text in ["alice@example.com", "+15551234@example.com", "a@b;c:d e%41@example.com", "é@example.com"] {
+            for secure in [false, true] {
+                let uri = aor(text).to_uri(secure);
+                assert_eq!(Aor::from_uri(&uri).expect(text), aor(text));
+                assert_eq!(SipUri::parse(&uri).expect(text).secure, secure);
+            }
+        }
+        assert_eq!(aor("+15551234@Example.com").to_uri(false), "sip:+15551234@example.com");
     }
 }

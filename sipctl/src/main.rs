@@ -53,6 +53,9 @@ enum Command {
     /// Provision subscribers.
     #[command(subcommand)]
     Subscriber(commands::subscriber::Subscriber),
+    /// Provision aliases: numbers and names that mean a subscriber.
+    #[command(subcommand)]
+    Alias(commands::alias::Alias),
     /// Show where a subscriber is registered.
     Registrations(commands::registrations::Registrations),
     /// Show the calls that are under way on all nodes.
@@ -84,6 +87,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<()> {
         match cli.command {
             Command::Schema(command) => command.run(&cli.connection, output).await,
             Command::Subscriber(command) => command.run(&cli.connection, output).await,
+            Command::Alias(command) => command.run(&cli.connection, output).await,
             Command::Registrations(command) => command.run(&cli.connection, output).await,
             Command::Calls(command) => command.run(&cli.connection, output).await,
             Command::Call(command) => command.run(&cli.connection, output).await,

@@ -8,6 +8,8 @@
 //! step: an entry is there before its subscriber and goes after it. An interruption leaves at worst an entry too many, which
 //! readers skip, never one too few.
 
+mod alias;
+
 use std::collections::BTreeMap;
 
 use domain::Aor;
@@ -45,6 +47,7 @@ pub struct Admin {
     store: Store,
     keyspace: String,
     insert: OnceCell<PreparedStatement>,
+    insert_alias: OnceCell<PreparedStatement>,
 }
 
 /// What a subscriber has besides name, password and state.
@@ -175,7 +178,12 @@ impl Admin {
     /// # Errors
     /// [`ConnectError`], one sentence for the operator.
     pub async fn connect(config: &StoreConfig) -> Result<Self, ConnectError> {
-        Ok(Self { store: Store::connect(config).await?, keyspace: config.keyspace.clone(), insert: OnceCell::new() })
+        Ok(Self {
+            store: Store::connect(config).await?,
+            keyspace: config.keyspace.clone(),
+            insert: OnceCell::new(),
+            insert_alias: OnceCell::new(),
+        })
     }
 
     /// Reads as the module does.

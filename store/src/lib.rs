@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod alias;
 pub mod call;
 mod config;
 mod error;
@@ -17,6 +18,7 @@ mod session;
 mod subscriber;
 mod timestamp;
 
+pub use alias::Alias;
 pub use config::{Login, StoreConfig, TlsConfig};
 pub use error::{ConnectError, StoreError};
 pub use refusal::Refusal;

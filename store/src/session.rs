@@ -31,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) session: Session,
     pub(crate) timestamps: Timestamps,
     pub(crate) read_subscriber: PreparedStatement,
+    pub(crate) read_alias: PreparedStatement,
     pub(crate) read_bindings: PreparedStatement,
     pub(crate) write_binding: PreparedStatement,
     pub(crate) calls: crate::call::Statements,
@@ -55,6 +56,7 @@ impl Store {
         let keyspace = &config.keyspace;
         Ok(Self(Arc::new(Inner {
             read_subscriber: preparer.prepare(crate::subscriber::read_cql(keyspace)).await?,
+            read_alias: preparer.prepare(crate::alias::read_cql(keyspace)).await?,
             read_bindings: preparer.prepare(crate::location::read_cql(keyspace)).await?,
             write_binding: preparer.prepare(crate::location::write_cql(keyspace)).await?,
             calls: crate::call::Statements::prepare(keyspace, &preparer).await?,

@@ -1,7 +1,9 @@
 //! One file per noun.
 
+pub(crate) mod alias;
 pub(crate) mod calls;
 pub(crate) mod history;
+mod import;
 pub(crate) mod registrations;
 pub(crate) mod schema;
 pub(crate) mod subscriber;

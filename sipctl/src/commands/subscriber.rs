@@ -1,6 +1,5 @@
 //! `sipctl subscriber`.
 
-mod import;
 mod password;
 mod profile;
 mod view;
@@ -9,11 +8,13 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use domain::Aor;
 use serde_json::json;
+use store::StoreError;
+use store::admin::{Admin, Profile};
 
-use self::import::Import;
 use self::password::PasswordSource;
 use self::profile::{ProfileChanges, ProfileOptions};
 use self::view::View;
+use super::import::{Import, New};
 use crate::connection::Connection;
 use crate::output::Output;
 
@@ -118,7 +119,7 @@ impl Subscriber {
                 existing(aor, connection.admin().await?.remove_subscriber(aor).await?)?;
                 said(output, aor, "removed");
             }
-            Self::Import(import) => import.run(connection, output).await?,
+            Self::Import(import) => import.run::<_, NewSubscriber>(connection, output).await?,
         }
         Ok(())
     }
@@ -137,6 +138,35 @@ impl Filter {
         }
         found.sort_by(|a, b| (a.aor.domain(), a.aor.username()).cmp(&(b.aor.domain(), b.aor.username())));
         Ok(found.into_iter().map(View::from).collect())
+    }
+}
+
+/// A line of a file to import.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NewSubscriber {
+    aor: Aor,
+    pub(super) password: String,
+}
+
+impl New<3> for NewSubscriber {
+    const HEADER: [&'static str; 3] = ["username", "domain", "password"];
+    const MANY: &'static str = "subscribers";
+
+    /// A password is taken as it stands: white space is part of it (RFC 4180 section 2).
+    fn read([username, domain, password]: [&str; 3]) -> anyhow::Result<Self> {
+        let aor = Aor::new(username.trim(), domain.trim())?;
+        if password.is_empty() {
+            bail!("the password is empty");
+        }
+        Ok(Self { aor, password: password.to_owned() })
+    }
+
+    fn name(&self) -> &Aor {
+        &self.aor
+    }
+
+    async fn add(&self, admin: &Admin) -> Result<bool, StoreError> {
+        admin.add_subscriber(&self.aor, &self.password, &Profile::default()).await
     }
 }
 

@@ -34,7 +34,7 @@ fn no_session(site: &Site) -> Result<()> {
 }
 
 fn bad_aor(site: &Site) -> Result<()> {
-    for command in ["subscriber add", "subscriber show", "subscriber remove", "registrations"] {
+    for command in ["subscriber add", "subscriber show", "subscriber remove", "alias show", "registrations"] {
         for (aor, reason) in
             [("alice", "it has no @"), ("@example.com", "the user part is empty"), ("a@", "domain is empty")]
         {

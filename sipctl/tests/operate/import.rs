@@ -115,13 +115,13 @@ fn standard_input(site: &Site) -> Result<()> {
 fn wrong_lines(site: &Site) -> Result<()> {
     let good = csv("wrong.example.com", 3);
     for (line, sentence) in [
-        ("x,wrong.example.com", "line 4: it does not have the three fields username,domain,password"),
-        ("x,wrong.example.com,a,b", "line 4: it does not have the three fields"),
+        ("x,wrong.example.com", "line 4: it does not have the 3 fields username,domain,password"),
+        ("x,wrong.example.com,a,b", "line 4: it does not have the 3 fields"),
         ("x,wrong.example.com,", "line 4: the password is empty"),
         ("x,wrong example.com,y", "line 4: 'x@wrong example.com' is no address-of-record"),
         (",wrong.example.com,y", "line 4: '@wrong.example.com' is no address-of-record: the user part is empty"),
         ("user1,Wrong.example.com,y", "line 4 repeats user1@wrong.example.com of line 2"),
-        ("x\ny", "line 4: it does not have the three fields username,domain,password; line 5: it does not"),
+        ("x\ny", "line 4: it does not have the 3 fields username,domain,password; line 5: it does not"),
     ] {
         let parts = ["nothing is imported from standard input", sentence];
         site.refused("subscriber import -", &format!("{good}{line}\n"), FAILED, &parts)?;

@@ -1,6 +1,7 @@
 //! The real `sipctl` against a real Cassandra: every command as people and as programs use it.
 #![forbid(unsafe_code)]
 
+mod alias;
 mod calls;
 mod errors;
 mod import;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         subscriber::TESTS,
         password::TESTS,
         import::TESTS,
+        alias::TESTS,
         registrations::TESTS,
         calls::TESTS,
         errors::TESTS,

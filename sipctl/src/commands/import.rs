@@ -1,4 +1,4 @@
-//! `sipctl subscriber import`: all lines are checked before any subscriber is written.
+//! `import` of the nouns that have it: all lines of a CSV file are checked before anything is written.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,14 +13,11 @@ use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use serde_json::json;
 use store::StoreError;
-use store::admin::{Admin, Profile};
+use store::admin::Admin;
 use tokio::time::sleep;
 
 use crate::connection::Connection;
 use crate::output::Output;
-
-/// A first line that says so is skipped.
-const HEADER: [&str; 3] = ["username", "domain", "password"];
 
 /// Writes that Cassandra works on at once: enough to keep it busy, far from flooding it.
 const IN_FLIGHT: usize = 64;
@@ -31,30 +28,46 @@ const PAUSES: [u64; 4] = [1, 2, 4, 8];
 /// Wrong lines that are named; the others are counted.
 const NAMED: usize = 10;
 
-/// Create subscribers from a CSV file.
+/// What a line of a file creates, from this many fields.
+pub(crate) trait New<const FIELDS: usize>: Sized {
+    /// The names of the fields; a first line that says them is skipped.
+    const HEADER: [&'static str; FIELDS];
+    /// What lines create.
+    const MANY: &'static str;
+
+    /// Reads a line.
+    fn read(fields: [&str; FIELDS]) -> anyhow::Result<Self>;
+
+    /// What it is known as.
+    fn name(&self) -> &Aor;
+
+    /// Creates it. Returns whether it is new.
+    fn add(&self, admin: &Admin) -> impl Future<Output = Result<bool, StoreError>>;
+}
+
+/// A file to import.
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The file: username,domain,password in each line; '-' reads standard input.
+    /// The file; '-' reads standard input.
     file: PathBuf,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct NewSubscriber {
-    aor: Aor,
-    password: String,
-}
-
 impl Import {
-    pub(crate) async fn run(&self, connection: &Connection, output: &Output) -> anyhow::Result<()> {
+    /// Creates what the file's lines say.
+    pub(crate) async fn run<const FIELDS: usize, N: New<FIELDS>>(
+        &self,
+        connection: &Connection,
+        output: &Output,
+    ) -> anyhow::Result<()> {
         let name = if self.is_stdin() { "standard input".to_owned() } else { self.file.display().to_string() };
         let text = self.read().with_context(|| format!("{name} cannot be read"))?;
-        let subscribers = parse(&text).with_context(|| format!("nothing is imported from {name}"))?;
+        let things: Vec<N> = parse(&text).with_context(|| format!("nothing is imported from {name}"))?;
         let admin = connection.admin().await?;
-        let bar = output.bar(subscribers.len());
-        let written = write(&admin, &subscribers, &bar).await;
+        let bar = output.bar(things.len());
+        let written = write(&admin, &things, &bar).await;
         bar.finish_and_clear();
         let added = written?;
-        let existing = subscribers.len() - added;
+        let existing = things.len() - added;
         output.done(
             &format!("{added} added, {existing} existed already and are unchanged."),
             &json!({"added": added, "existing": existing}),
@@ -78,55 +91,56 @@ impl Import {
 }
 
 /// Returns how many are new.
-async fn write(admin: &Admin, subscribers: &[NewSubscriber], bar: &ProgressBar) -> anyhow::Result<usize> {
-    let mut writes =
-        stream::iter(subscribers).map(async |new| (&new.aor, add(admin, new).await)).buffer_unordered(IN_FLIGHT);
+async fn write<const FIELDS: usize, N: New<FIELDS>>(
+    admin: &Admin,
+    things: &[N],
+    bar: &ProgressBar,
+) -> anyhow::Result<usize> {
+    let mut writes = stream::iter(things).map(async |new| (new, add(admin, new).await)).buffer_unordered(IN_FLIGHT);
     let mut added = 0;
-    while let Some((aor, written)) = writes.next().await {
-        let new = written.with_context(|| stopped(aor, bar.position(), subscribers.len()))?;
-        added += usize::from(new);
+    while let Some((new, written)) = writes.next().await {
+        let is_new = written.with_context(|| {
+            let (name, done, all) = (new.name(), bar.position(), things.len());
+            format!("stopped at {name}, after {done} of {all} {}: run it again to go on", N::MANY)
+        })?;
+        added += usize::from(is_new);
         bar.inc(1);
     }
     Ok(added)
 }
 
 /// Returns whether it is new. One that was written although its first answer was lost counts as existing.
-async fn add(admin: &Admin, new: &NewSubscriber) -> Result<bool, StoreError> {
-    let profile = Profile::default();
+async fn add<const FIELDS: usize>(admin: &Admin, new: &impl New<FIELDS>) -> Result<bool, StoreError> {
     for pause in PAUSES {
-        match admin.add_subscriber(&new.aor, &new.password, &profile).await {
+        match new.add(admin).await {
             Err(_) => sleep(Duration::from_secs(pause)).await,
             known => return known,
         }
     }
-    admin.add_subscriber(&new.aor, &new.password, &profile).await
+    new.add(admin).await
 }
 
-fn stopped(aor: &Aor, done: u64, all: usize) -> String {
-    format!("stopped at {aor}, after {done} of {all} subscribers: run it again to go on")
-}
-
-/// The subscribers of all lines, or an error that names the wrong ones.
-fn parse(text: &[u8]) -> anyhow::Result<Vec<NewSubscriber>> {
+/// What all lines create, or an error that names the wrong ones.
+fn parse<const FIELDS: usize, N: New<FIELDS>>(text: &[u8]) -> anyhow::Result<Vec<N>> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // a byte order mark
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
     let mut lines_of = HashMap::new();
-    let (mut subscribers, mut wrong) = (Vec::new(), Vec::new());
+    let (mut things, mut wrong) = (Vec::new(), Vec::new());
     for (index, record) in reader.byte_records().enumerate() {
         let record = record?;
         let line = record.position().map_or(0, |start| line_of(start, text));
-        if index == 0 && record == HEADER[..] {
+        if index == 0 && record == N::HEADER[..] {
             continue;
         }
-        match subscriber(&record) {
-            Ok(new) => match lines_of.insert(new.aor.clone(), line) {
-                Some(first) => wrong.push(format!("line {line} repeats {} of line {first}", new.aor)),
-                None => subscribers.push(new),
+        match thing::<FIELDS, N>(&record) {
+            Ok(new) => match lines_of.insert(new.name().clone(), line) {
+                Some(first) => wrong.push(format!("line {line} repeats {} of line {first}", new.name())),
+                None => things.push(new),
             },
             Err(error) => wrong.push(format!("line {line}: {error}")),
         }
     }
-    if wrong.is_empty() { Ok(subscribers) } else { bail!(named(&wrong)) }
+    if wrong.is_empty() { Ok(things) } else { bail!(named(&wrong)) }
 }
 
 /// The reader skips empty lines (and the LF of a CRLF) after it has noted where a record starts.
@@ -136,17 +150,12 @@ fn line_of(start: &csv::Position, text: &[u8]) -> u64 {
     start.line() + skipped.count() as u64
 }
 
-/// A password is taken as it stands: white space is part of it (RFC 4180 section 2).
-fn subscriber(record: &csv::ByteRecord) -> anyhow::Result<NewSubscriber> {
+fn thing<const FIELDS: usize, N: New<FIELDS>>(record: &csv::ByteRecord) -> anyhow::Result<N> {
     let fields: Vec<&str> = record.iter().map(str::from_utf8).collect::<Result<_, _>>().context("it is not UTF-8")?;
-    let &[username, domain, password] = fields.as_slice() else {
-        bail!("it does not have the three fields username,domain,password")
+    let Ok(fields) = fields.try_into() else {
+        bail!("it does not have the {FIELDS} fields {}", N::HEADER.join(","));
     };
-    let aor = Aor::new(username.trim(), domain.trim())?;
-    if password.is_empty() {
-        bail!("the password is empty");
-    }
-    Ok(NewSubscriber { aor, password: password.to_owned() })
+    N::read(fields)
 }
 
 fn named(wrong: &[String]) -> String {
@@ -160,13 +169,14 @@ fn named(wrong: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::subscriber::NewSubscriber;
 
     fn parsed(text: &str) -> Vec<NewSubscriber> {
         parse(text.as_bytes()).expect(text)
     }
 
     fn refused(text: &[u8]) -> String {
-        format!("{:#}", parse(text).expect_err("wrong lines"))
+        format!("{:#}", parse::<_, NewSubscriber>(text).expect_err("wrong lines"))
     }
 
     #[test]
@@ -187,12 +197,12 @@ mod tests {
     #[test]
     fn wrong_lines_are_named_by_their_number_in_the_file() {
         for (text, expected) in [
-            (&b"a,b,c\n\nalice,example.com\n"[..], "line 3: it does not have the three fields"),
+            (&b"a,b,c\n\nalice,example.com\n"[..], "line 3: it does not have the 3 fields"),
             (b"a,b,c\n,b,c\n", "line 2: '@b' is no address-of-record: the user part is empty"),
             (b"a,b,\n", "line 1: the password is empty"),
-            (b"a,b,\"two\nlines\"\na,b,c,d\n", "line 3: it does not have the three fields"),
-            (b"a,b,c\r\n\r\n\r\nx\r\n", "line 4: it does not have the three fields"),
-            (b"\xef\xbb\xbfa,b,c\n\nx\n", "line 3: it does not have the three fields"),
+            (b"a,b,\"two\nlines\"\na,b,c,d\n", "line 3: it does not have the 3 fields"),
+            (b"a,b,c\r\n\r\n\r\nx\r\n", "line 4: it does not have the 3 fields"),
+            (b"\xef\xbb\xbfa,b,c\n\nx\n", "line 3: it does not have the 3 fields"),
             (b"a,b,\xff\n", "line 1: it is not UTF-8"),
         ] {
             let error = refused(text);
