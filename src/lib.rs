@@ -1,9 +1,10 @@
 //! `cassandra.so`: a Kamailio module that gives the routing script Apache Cassandra.
 //!
 //! This file holds the tables that Kamailio reads when it loads the module. Each row names the function that does the work:
-//! [`auth`] and [`location`] for the script, [`rpc`] for operators, [`lifecycle`] for the server's start and stop. A script
+//! [`auth`], [`alias`], [`location`] and [`calls`] for the script, [`rpc`] for operators, [`lifecycle`] for the server's start and stop. A script
 //! function is one row of [`functions!`], from which come its entry for the configuration's language and its KEMI twin.
 
+mod alias;
 mod auth;
 mod bridge_client;
 mod calls;
@@ -89,6 +90,16 @@ functions! { COMMANDS, TWINS:
     "cassandra_lookup_branches"(domain: text) = lookup::lookup_branches, kemi "lookup_branches";
     "cassandra_lookup_branches_async"(domain: text, route: route)
         = lookup::lookup_branches_async, kemi "lookup_branches_async";
+    "cassandra_alias_lookup"(table: text) = alias::lookup, kemi "alias_lookup";
+    "cassandra_alias_lookup"(table: text, flags: text) = alias::lookup, kemi "alias_lookup_ex";
+    "cassandra_alias_lookup_async"(table: text, route: route) = alias::lookup_async, kemi "alias_lookup_async";
+    "cassandra_alias_lookup_async"(table: text, flags: text, route: route)
+        = alias::lookup_async, kemi "alias_lookup_ex_async";
+    "cassandra_alias_find"(table: text, uri: text) in ANY_ROUTE = alias::find;
+    "cassandra_alias_find"(table: text, uri: text, flags: text) in ANY_ROUTE = alias::find, kemi "alias_find";
+    "cassandra_alias_find_async"(table: text, uri: text, route: route) = alias::find_async;
+    "cassandra_alias_find_async"(table: text, uri: text, flags: text, route: route)
+        = alias::find_async, kemi "alias_find_async";
     "cassandra_registered"(domain: text) in ANY_ROUTE = contacts::registered, kemi "registered";
     "cassandra_registered"(domain: text, uri: text) in ANY_ROUTE = contacts::registered, kemi "registered_uri";
     "cassandra_registered"(domain: text, uri: text, option: number) in ANY_ROUTE
@@ -221,7 +232,7 @@ static VARIABLES: Table<[sys::pv_export_t; 4]> = Table([
     pv::END,
 ]);
 
-static METHODS: Table<[sys::rpc_export_t; 15]> = Table([
+static METHODS: Table<[sys::rpc_export_t; 16]> = Table([
     rpcs::method!(
         "cassandra.status",
         "State of the Cassandra session, the circuit breaker and the queues",
@@ -241,6 +252,7 @@ static METHODS: Table<[sys::rpc_export_t; 15]> = Table([
     ),
     rpcs::method!("cassandra.calls_count", "How many calls are under way on each node", rpc::calls::calls_count),
     rpcs::method!("cassandra.lookup", "Current bindings of an AoR. Parameters: AOR", rpc::location::lookup),
+    rpcs::method!("cassandra.alias", "Whom an alias means. Parameters: ALIAS", rpc::location::alias),
     rpcs::method!("cassandra.rm", "Removes all bindings of an AoR. Parameters: AOR", rpc::location::rm),
     rpcs::method!(
         "cassandra.rm_contact",

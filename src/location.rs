@@ -32,7 +32,7 @@ fn aor_of(uri: &str) -> Result<Aor, AorError> {
 }
 
 /// Whom a URI names, as this registrar knows them.
-fn target_of(uri: &str) -> Result<Target, AorError> {
+pub(crate) fn target_of(uri: &str) -> Result<Target, AorError> {
     Ok(match Target::of_uri(uri)? {
         Target::Aor(aor) => Target::Aor(canonical(aor)),
         Target::Instance(aor, instance) => Target::Instance(canonical(aor), instance),

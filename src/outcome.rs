@@ -9,6 +9,7 @@ use bridge::protocol::{Completion, CompletionResult, Continuation, Operation, Ou
 use domain::Aor;
 use serde::{Deserialize, Serialize};
 
+use crate::alias;
 use crate::auth::{self, Authorization, Search};
 use crate::bridge_client::{self, Submitted};
 use crate::calls;
@@ -80,6 +81,8 @@ pub(crate) enum Apply {
     },
     /// Somebody's calls were counted.
     CallsCount,
+    /// An alias was looked for.
+    Alias(alias::Use),
 }
 
 /// Asks for `operation`, waits, applies the answer; the plain form of every function.
@@ -246,6 +249,11 @@ pub(crate) fn apply(message: &mut Message<'_>, how: &Apply, outcome: Outcome) ->
         (Apply::CallsCount, Outcome::CallsCounted { calls, max_calls }) => {
             let result = calls::apply_count(calls, max_calls);
             variables::leave(Left { code: result, calls: Some((calls, max_calls)), ..Left::default() });
+            result
+        }
+        (Apply::Alias(what), Outcome::Alias(target)) => {
+            let result = alias::apply(message, *what, target.as_ref());
+            variables::leave(Left { code: result, aor: target.map(|aor| aor.to_string()), ..Left::default() });
             result
         }
         // An answer to another question: a bug, that the caller takes for an error.

@@ -54,6 +54,8 @@ statistics! {
     auth_stale,
     subscribers_found,
     subscribers_missed,
+    aliases_found,
+    aliases_missed,
     credential_cache_hits,
     credential_cache_misses,
     accepted_regs,

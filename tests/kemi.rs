@@ -35,6 +35,8 @@ fn main() -> ExitCode {
             ("a_lua_script_records_a_call", records),
             ("a_lua_script_counts_calls_plain", |site| counts(site, "plain")),
             ("a_lua_script_counts_calls_async", |site| counts(site, "async")),
+            ("a_lua_script_asks_whom_an_alias_means_plain", |site| resolves(site, "plain", 0)),
+            ("a_lua_script_asks_whom_an_alias_means_async", |site| resolves(site, "async", 4)),
             ("without_a_kemi_script_to_resume_in_an_async_function_refuses", no_engine),
             ("every_script_function_has_its_twin", twins),
         ],
@@ -90,6 +92,27 @@ fn counts(site: &Site, form: &str) -> Result<()> {
     let answer = agent.ask(&invite).with_context(|| kamailio.log())?;
     agent.send(&ack(&invite, &answer))?;
     ensure!(headers(&answer, "X-Calls") == ["1 0"], "{answer}");
+    Ok(())
+}
+
+fn resolves(site: &Site, form: &str, suspended: u64) -> Result<()> {
+    let alias = format!("{form}@{DOMAIN}");
+    site.sipctl(&["alias", "add", &alias, &format!("bob@{DOMAIN}")], "")?;
+    let kamailio = start(site, form)?;
+    let mut agent = Agent::udp(&kamailio)?;
+    let (called, meant) = (format!("sip:{alias}"), format!("bob@{DOMAIN}"));
+    for (function, uri, expected) in [
+        ("lookup", called.as_str(), format!("1 {meant} sip:{meant}")),
+        ("lookup_ex", &called, format!("1 {meant} sip:{meant}")),
+        ("find", &called, format!("1 {meant} {called}")),
+        ("lookup", "sip:nobody@example.com", "-1 <null> sip:nobody@example.com".to_owned()),
+        ("lookup", "sip:example.com", "-2 <null> sip:example.com".to_owned()),
+    ] {
+        let line = format!("X-Function: {function}");
+        let answer = agent.ask(&agent.request("MESSAGE", uri, "alice", "bob", &[&line]))?;
+        ensure!(headers(&answer, "X-Meant") == [expected.as_str()], "{function} {uri}: {answer}\n{}", kamailio.log());
+    }
+    ensure!(statistic(&kamailio, "suspended")? == suspended);
     Ok(())
 }
 

@@ -68,6 +68,10 @@ metrics! {
     subscribers_found,
     /// AoRs that it found to be none.
     subscribers_missed,
+    /// Aliases that were looked up and found.
+    aliases_found,
+    /// AoRs that were looked up and are no aliases.
+    aliases_missed,
     /// Credentials accepted without a read of their own.
     credential_cache_hits,
     /// Subscribers read.

@@ -141,6 +141,8 @@ pub enum Operation {
     ForceBreaker(Force),
     /// Find out whether an AoR is an enabled subscriber's.
     Subscriber(Aor),
+    /// Find out whom an alias means.
+    Alias(Aor),
     /// Look after what the I/O process remembers; the backend is not asked.
     Housekeeping(Housekeeping),
     /// Tell what happened to a call, of all its legs and on all nodes.
@@ -251,6 +253,8 @@ pub enum Outcome {
     Forced,
     /// To [`Operation::Subscriber`]: what the script is told of the subscriber; `None` when there is none.
     Subscriber(Option<Attributes>),
+    /// To [`Operation::Alias`]: the AoR that it stands for; `None` when there is no such alias.
+    Alias(Option<Aor>),
     /// To [`Operation::Housekeeping`].
     Report(Report),
     /// To [`Operation::Call`], in the order in which it happened; none for a call that nobody knows.

@@ -27,6 +27,7 @@ use crate::server::Backend;
 use calls::Party;
 
 mod active;
+mod alias;
 mod authentication;
 mod calls;
 mod location;
@@ -214,6 +215,7 @@ impl Service {
             Operation::Save(register) => self.save(store, register, None).await,
             Operation::AuthSave(auth, register) => self.auth_save(store, auth, register, deadline).await,
             Operation::Subscriber(aor) => self.subscriber(store, aor).await.map(Outcome::Subscriber),
+            Operation::Alias(alias) => self.alias(store, alias).await.map(Outcome::Alias),
             Operation::Lookup(targets, filter) => self.lookup(store, targets, filter).await.map(Outcome::Found),
             Operation::Contacts(aor, filter) => self.contacts(store, aor, filter).await.map(Outcome::Contacts),
             Operation::Remove { aor, which } => self.remove(store, aor, which).await.map(Outcome::Removed),

@@ -358,6 +358,15 @@ impl Message<'_> {
         }
     }
 
+    /// Gives the request another Request-URI; where it is sent otherwise stays as it is.
+    ///
+    /// # Errors
+    /// When memory is out.
+    pub(crate) fn set_request_uri(&mut self, uri: &str) -> Result<(), Malformed> {
+        // SAFETY: copies the text; the message is the interpreter's current one; main thread.
+        check(unsafe { sys::rewrite_uri(self.raw, &mut text::lent(uri)) }, "there is no memory for a Request-URI")
+    }
+
     /// Sends the request to this destination: Request-URI, next hop, Path, q and what else the stock `lookup()` sets.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::location::canonical;
 
 /// `cassandra.lookup AOR`: the current bindings, best first.
 pub(crate) fn lookup(call: &Call<'_>) -> Result<Structure, Fault> {
-    let aor = read_aor(call)?;
+    let aor = read_aor(call, "AOR")?;
     match ask(Operation::Contacts(aor.clone(), Filter::default()))? {
         Outcome::Contacts(bindings) if bindings.is_empty() => Err(not_registered(&aor)),
         Outcome::Contacts(bindings) => {
@@ -29,15 +29,29 @@ pub(crate) fn lookup(call: &Call<'_>) -> Result<Structure, Fault> {
     }
 }
 
+/// `cassandra.alias ALIAS`: whom it means.
+pub(crate) fn alias(call: &Call<'_>) -> Result<Structure, Fault> {
+    let alias = read_aor(call, "ALIAS")?;
+    match ask(Operation::Alias(alias.clone()))? {
+        Outcome::Alias(Some(target)) => {
+            Ok(vec![(c"alias", alias.to_string().into()), (c"target", target.to_string().into())])
+        }
+        Outcome::Alias(None) => {
+            Err(Fault::new(404, format!("there is no alias {alias}: 'sipctl alias list' shows those there are")))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
 /// `cassandra.rm AOR`: removes all bindings.
 pub(crate) fn rm(call: &Call<'_>) -> Result<Structure, Fault> {
-    let aor = read_aor(call)?;
+    let aor = read_aor(call, "AOR")?;
     remove(aor.clone(), Which::All, || not_registered(&aor))
 }
 
 /// `cassandra.rm_contact AOR CONTACT`: removes the binding of this contact.
 pub(crate) fn rm_contact(call: &Call<'_>) -> Result<Structure, Fault> {
-    let aor = read_aor(call)?;
+    let aor = read_aor(call, "AOR")?;
     let contact = call.text("CONTACT")?;
     remove(aor.clone(), Which::Contact(contact.clone()), || {
         Fault::new(404, format!("{aor} has no binding with the contact {contact}: cassandra.lookup shows those it has"))
@@ -68,8 +82,8 @@ fn remove(aor: Aor, which: Which, none: impl FnOnce() -> Fault) -> Result<Struct
     }
 }
 
-fn read_aor(call: &Call<'_>) -> Result<Aor, Fault> {
-    let aor = call.text("AOR")?.parse().map_err(|error: domain::aor::AorError| Fault::new(400, error.to_string()))?;
+fn read_aor(call: &Call<'_>, name: &str) -> Result<Aor, Fault> {
+    let aor = call.text(name)?.parse().map_err(|error: domain::aor::AorError| Fault::new(400, error.to_string()))?;
     Ok(canonical(aor))
 }
 
@@ -79,7 +93,7 @@ fn not_registered(aor: &Aor) -> Fault {
 
 /// A REGISTER of one contact, with a Call-ID of its own: whatever was there before, this is newer.
 fn read_register(call: &Call<'_>) -> Result<Register, Fault> {
-    let aor = read_aor(call)?;
+    let aor = read_aor(call, "AOR")?;
     let mut contact = Contact {
         uri: read_contact(call)?,
         expires: Some(read_expires(call)?),

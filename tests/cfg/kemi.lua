@@ -45,6 +45,26 @@ local count = {
     end,
 }
 
+-- Whom an alias means.
+function meant()
+    local what = KSR.pv.get("$cassandra(rc)") .. " " .. KSR.pv.getw("$cassandra(aor)") .. " " .. KSR.pv.get("$ru")
+    KSR.hdr.append_to_reply("X-Meant: " .. what .. "\r\n")
+    KSR.sl.send_reply(200, "OK")
+end
+
+local alias = {
+    lookup_plain = function() KSR.cassandra.alias_lookup("alias") end,
+    lookup_ex_plain = function() KSR.cassandra.alias_lookup_ex("alias", "u") end,
+    find_plain = function(uri) KSR.cassandra.alias_find("alias", uri, "") end,
+    lookup_async = function() return KSR.cassandra.alias_lookup_async("alias", "meant") end,
+    lookup_ex_async = function() return KSR.cassandra.alias_lookup_ex_async("alias", "u", "meant") end,
+    find_async = function(uri) return KSR.cassandra.alias_find_async("alias", uri, "", "meant") end,
+}
+
+local function resolve(which, uri)
+    if alias[which .. "_" .. form](uri) ~= 0 then meant() end
+end
+
 local function found(rc)
     if rc == 1 then
         relay()
@@ -131,6 +151,8 @@ function ksr_request_route()
         if KSR.tm.t_check_trans() > 0 then KSR.tm.t_relay() end
     elseif KSR.pv.get("$rU") == "count" then
         count[form](KSR.pv.get("$fu"))
+    elseif method == "MESSAGE" then
+        resolve(KSR.pv.get("$hdr(X-Function)"), KSR.pv.get("$ru"))
     elseif method == "REGISTER" then
         register[form](KSR.pv.get("$td"))
     else
