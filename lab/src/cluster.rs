@@ -157,7 +157,8 @@ fn start_cassandra(plan: &Plan, addresses: &[Ipv4Addr]) -> Result<Vec<Cassandra>
     Ok(nodes)
 }
 
-/// Nodes that are friendly to tests: what a production start limits by default is far away here.
+/// Nodes that are friendly to tests: what a production start limits by default is far away here, and what it must be told to do
+/// is done.
 fn start_topology(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String)]) -> Result<Topology> {
     let mut nodes = topology::Plan::new(plan.nodes, settings).env("SIP_DOMAIN", &plan.domain);
     for (name, value) in [
@@ -167,6 +168,7 @@ fn start_topology(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, Stri
         ("MAX_CONTACTS", 100),
         ("MIN_EXPIRES", 5),
         ("NONCE_EXPIRE", 30),
+        ("CHECK_ALIASES", 1),
     ] {
         nodes = nodes.env(name, value);
     }
