@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod kamailio;
 pub mod mariadb;
 pub mod net;
+pub mod networks;
 pub mod process;
 pub mod progress;
 pub mod relay;

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,9 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::cpu;
 use crate::wait::{self, Condition};
+use crate::{cpu, networks};
 
 /// How many lines of a log an error quotes.
 const TAIL_LINES: usize = 40;
@@ -86,7 +88,7 @@ impl Spawn {
         self
     }
 
-    /// Starts it in a session of its own, with nothing on standard input.
+    /// Starts it in a session of its own, with nothing on standard input, in the network that the calling thread is in.
     pub fn start(self) -> Result<Managed> {
         let log = open_log(&self.log)?;
         let log_start = log.metadata().map(|meta| meta.len()).unwrap_or(0);
@@ -116,13 +118,14 @@ impl Spawn {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        set_up_in_child(&mut command, self.on_our_death);
+        set_up_in_child(&mut command, self.on_our_death, networks::of_this_thread()?);
         Ok(command)
     }
 }
 
-/// Gives the child its own session and, unless it is to outlive us, its parent-death signal.
-fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath) {
+/// Gives the child its own session, its network when that is not the process's own (the thread that forks is in that one), and,
+/// unless it is to outlive us, its parent-death signal.
+fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath, network: Option<File>) {
     let parent = rustix::process::getpid();
     let signal = match on_our_death {
         OnOurDeath::Kill => Some(Signal::KILL),
@@ -131,6 +134,9 @@ fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath) {
     };
     let set_up = move || -> std::io::Result<()> {
         rustix::process::setsid()?;
+        if let Some(network) = &network {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
         if signal.is_some() {
             rustix::process::set_parent_process_death_signal(signal)?;
             if rustix::process::getppid() != Some(parent) {
@@ -140,8 +146,9 @@ fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath) {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec only async-signal-safe code may run. The closure makes three system calls through
-    // rustix, which calls the kernel directly, and neither allocates, nor takes a lock, nor panics; it owns only Copy data.
+    // SAFETY: between fork and exec only async-signal-safe code may run. The closure makes four system calls through
+    // rustix, which calls the kernel directly, and neither allocates, nor takes a lock, nor panics. It owns Copy data and a file,
+    // which the exec closes.
     unsafe { command.pre_exec(set_up) };
 }
 
