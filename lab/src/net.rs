@@ -85,10 +85,10 @@ pub fn is_free(address: Ipv4Addr, port: u16, protocol: Protocol) -> bool {
 
 /// Whether some process has bound exactly this address, without trying to bind it and so getting in the way.
 pub fn is_bound(address: SocketAddrV4, protocol: Protocol) -> bool {
-    // /proc/net writes the address as the number that its bytes are on this machine.
+    // The table writes the address as the number that its bytes are on this machine.
     let ip = u32::from_ne_bytes(address.ip().octets());
     let wanted = format!("{ip:08X}:{:04X}", address.port());
-    let table = std::fs::read_to_string(format!("/proc/net/{protocol}")).unwrap_or_default();
+    let table = std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap_or_default();
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(&wanted))
 }
 

@@ -10,6 +10,8 @@ use crate::kamailio::{Config, Kamailio};
 use crate::{RunDir, wait, workspace};
 
 const LIST: &str = "dispatcher.list";
+/// What the ids of the sets of other data centres have more.
+pub const ELSEWHERE: u32 = 100;
 const CONNECTED: Duration = Duration::from_secs(30);
 const GONE: Duration = Duration::from_secs(10);
 
@@ -95,13 +97,23 @@ impl Plan {
         self
     }
 
-    /// The list of nodes in the format of the module `dispatcher`; weights are a hundred in all.
+    /// Its nodes as the lists of other data centres have them.
+    pub fn elsewhere(&self) -> String {
+        self.list_from(ELSEWHERE)
+    }
+
+    /// The list of nodes in the format of the module `dispatcher`.
     fn list(&self) -> String {
+        self.list_from(0) + &self.lines
+    }
+
+    /// Its nodes in such a list, in sets whose ids are so much higher; weights are a hundred in all.
+    fn list_from(&self, base: u32) -> String {
         let line = |(role, config): &(Role, Config)| {
             let weight = 100 / self.nodes.iter().filter(|(of, _)| of == role).count();
-            format!("{} sip:{}:{} 0 0 weight={weight}\n", role.set(), config.address, config.port)
+            format!("{} sip:{}:{} 0 0 weight={weight}\n", base + role.set(), config.address, config.port)
         };
-        self.nodes.iter().map(line).collect::<String>() + &self.lines
+        self.nodes.iter().map(line).collect()
     }
 }
 
