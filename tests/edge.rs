@@ -4,7 +4,7 @@ mod common;
 #[path = "common/secure.rs"]
 mod secure;
 
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use common::DOMAIN;
 use common::sip::{Agent, headers, response, status, with_lines};
 use lab::kamailio::{Config, Kamailio};
+use lab::rtpengine::Rtpengine;
 use lab::tls::{Authority, TlsFiles};
 use lab::{RunDir, net, wait, workspace};
 
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
             ("a_missing_certificate_stops_the_start_and_is_named", missing),
             ("who_sends_too_much_gets_no_answer_and_others_do", too_much),
             ("scanners_and_broken_messages_get_nowhere", scanners),
+            ("media_of_a_phone_behind_nat_is_relayed", nated_media),
+            ("media_of_a_browser_is_plain_inside", browsers_media),
+            ("without_a_media_relay_a_browser_is_refused_and_a_phone_is_not", no_relay),
         ],
     )
 }
@@ -232,7 +236,7 @@ fn forged(_: &()) -> Result<()> {
 }
 
 /// Waits until the load balancer has no connection to there any more.
-fn until_closed(edge: &Edge, phone: std::net::SocketAddr) -> Result<()> {
+fn until_closed(edge: &Edge, phone: SocketAddr) -> Result<()> {
     let listed = || edge.balancer.rpc("core.tcp_list", serde_json::json!([])).map(|list| list.to_string());
     let port = format!("\"src_port\":{}", phone.port());
     wait::until("the end of the connection", SOON, || listed().is_ok_and(|list| !list.contains(&port)))
@@ -435,5 +439,198 @@ fn scanners(_: &()) -> Result<()> {
     phone.send(&phone.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "alice", "carol", &[]))?;
     let arrived = edge.inside("MESSAGE")?;
     ensure!(arrived.contains("<sip:carol@"), "{arrived}");
+    Ok(())
+}
+
+/// An SDP with media at this address.
+fn sdp(media: SocketAddr, protocol: &str, lines: &[&str]) -> String {
+    let (ip, port) = (media.ip(), media.port());
+    let mut all = vec![
+        "v=0".to_owned(),
+        format!("o=- 1 1 IN IP4 {ip}"),
+        "s=-".to_owned(),
+        format!("c=IN IP4 {ip}"),
+        "t=0 0".to_owned(),
+        format!("m=audio {port} {protocol} 8"),
+        "a=rtpmap:8 PCMA/8000".to_owned(),
+    ];
+    all.extend(lines.iter().map(|line| (*line).to_owned()));
+    all.join("\r\n") + "\r\n"
+}
+
+/// The message with this SDP.
+fn with_sdp(message: &str, sdp: &str) -> String {
+    let typed = with_lines(message, "Content-Type: application/sdp");
+    typed.replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()))
+}
+
+/// Where the SDP of a message says that media goes.
+fn media_of(message: &str) -> Result<SocketAddr> {
+    let line = |start: &str| message.lines().find_map(|line| line.strip_prefix(start)).context("no SDP");
+    let port = line("m=audio ")?.split(' ').next().unwrap_or_default().parse()?;
+    Ok(SocketAddr::new(line("c=IN IP4 ")?.parse()?, port))
+}
+
+/// A packet of RTP, and whether it comes out elsewhere. rtpengine learns addresses from what it gets, so more than one is sent.
+fn passes(from: &UdpSocket, to: SocketAddr, at: &UdpSocket) -> Result<()> {
+    at.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut number = 0_u8;
+    wait::until(&format!("RTP through {to}"), SOON, || {
+        number = number.wrapping_add(1);
+        let mut packet = vec![0x80, 8, 0, number, 0, 0, 0, number, 0, 0, 0, 7];
+        packet.extend([0x55; 160]);
+        let sent = from.send_to(&packet, to);
+        let mut buffer = [0; 2048];
+        sent.is_ok() && at.recv(&mut buffer).is_ok_and(|length| length == packet.len() && buffer[12] == 0x55)
+    })
+    .map(drop)
+}
+
+/// Two media sockets, that of a phone and that of whom it talks to.
+fn media_sockets() -> Result<[UdpSocket; 2]> {
+    Ok([UdpSocket::bind((net::loopback(), 0))?, UdpSocket::bind((net::loopback(), 0))?])
+}
+
+fn nated_media(_: &()) -> Result<()> {
+    let engine = Rtpengine::start()?;
+    let mut edge = Edge::start(&[("RTPENGINE", &engine.control())])?;
+    let mut phone = Agent::udp(&edge.balancer)?;
+    let [at_phone, inside] = media_sockets()?;
+    let hidden = SocketAddr::new("192.168.77.7".parse()?, at_phone.local_addr()?.port());
+    let (contact, uri) = behind_nat("alice", phone.transport());
+    // It calls.
+    let invite = with_sdp(
+        &phone.request("INVITE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[&contact]),
+        &sdp(hidden, "RTP/AVP", &[]),
+    );
+    let call_id = headers(&invite, "Call-ID")[0].to_owned();
+    phone.send(&invite)?;
+    let arrived = edge.inside("INVITE")?;
+    let towards_phone = media_of(&arrived)?;
+    ensure!(towards_phone.ip() == engine.media(), "{arrived}\n{}", engine.log());
+    ensure!(engine.has_call(&call_id)?);
+    let contact_inside = format!("Contact: <{}>", edge.dispatcher.uri_of("inside"));
+    let answer = with_lines(&response(&arrived, "200 OK"), &contact_inside);
+    edge.dispatcher.send(&with_sdp(&answer, &sdp(inside.local_addr()?, "RTP/AVP", &[])))?;
+    let answer = phone.final_response()?;
+    let towards_inside = media_of(&answer)?;
+    ensure!(towards_inside.ip() == engine.media(), "{answer}");
+    passes(&at_phone, towards_inside, &inside)?;
+    passes(&inside, towards_phone, &at_phone)?;
+    // Inside, the dialog is known by the routes.
+    let node = edge.dispatcher.here();
+    let routes = headers(&answer, "Record-Route").join(", ");
+    let routes = format!("Route: {routes}, <sip:dispatcher.invalid;node={node};lr>");
+    let within = |phone: &Agent, method: &str| {
+        let request = phone.request(method, "sip:inside@192.0.2.1", "alice", "bob", &[&routes, &contact]);
+        let request = request.replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=agent");
+        let from = headers(&invite, "From")[0].to_owned();
+        let (old_from, old_id) = (headers(&request, "From")[0].to_owned(), headers(&request, "Call-ID")[0].to_owned());
+        request.replace(&old_from, &from).replace(&old_id, &call_id)
+    };
+    phone.send(&with_sdp(&within(&phone, "INVITE"), &sdp(hidden, "RTP/AVP", &["a=sendonly"])))?;
+    let arrived = edge.inside("INVITE")?;
+    ensure!(media_of(&arrived)?.ip() == engine.media(), "{arrived}");
+    edge.dispatcher.send(&with_sdp(&response(&arrived, "200 OK"), &sdp(inside.local_addr()?, "RTP/AVP", &[])))?;
+    ensure!(media_of(&phone.final_response()?)?.ip() == engine.media());
+    phone.send(&within(&phone, "BYE"))?;
+    let arrived = edge.inside("BYE")?;
+    edge.dispatcher.send(&response(&arrived, "200 OK"))?;
+    ensure!(status(&phone.final_response()?) == Some(200));
+    wait::until("the end of the relaying", SOON, || engine.has_call(&call_id).is_ok_and(|has| !has))?;
+    // It is called.
+    let path = edge.register(&mut phone, &contact)?;
+    let route = format!("Route: {path}");
+    let invite = edge.dispatcher.request("INVITE", &uri, "bob", "alice", &[&route, &contact_inside]);
+    edge.dispatcher.send(&with_sdp(&invite, &sdp(inside.local_addr()?, "RTP/AVP", &[])))?;
+    let arrived = phone.receive_request("INVITE")?;
+    let towards_inside = media_of(&arrived)?;
+    ensure!(towards_inside.ip() == engine.media(), "{arrived}");
+    phone.send(&with_sdp(&with_lines(&response(&arrived, "200 OK"), &contact), &sdp(hidden, "RTP/AVP", &[])))?;
+    let towards_phone = media_of(&edge.answer_inside()?)?;
+    passes(&at_phone, towards_inside, &inside)?;
+    passes(&inside, towards_phone, &at_phone)?;
+    // Who can be reached needs no relay.
+    let mut open = Agent::udp(&edge.balancer)?;
+    let contact = open.contact("carol", "");
+    let invite = open.request("INVITE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[&contact]);
+    open.send(&with_sdp(&invite, &sdp(at_phone.local_addr()?, "RTP/AVP", &[])))?;
+    let arrived = edge.inside("INVITE")?;
+    ensure!(media_of(&arrived)? == at_phone.local_addr()?, "{arrived}");
+    Ok(())
+}
+
+/// What a browser offers.
+fn browsers_offer(media: SocketAddr) -> String {
+    let fingerprint = format!("a=fingerprint:sha-256 {}", vec!["AB"; 32].join(":"));
+    let candidate = format!("a=candidate:1 1 udp 2130706431 {} {} typ host", media.ip(), media.port());
+    let lines = [
+        "a=ice-ufrag:abcd",
+        "a=ice-pwd:0123456789abcdef01234567",
+        &fingerprint,
+        "a=setup:actpass",
+        "a=mid:0",
+        "a=rtcp-mux",
+        &candidate,
+    ];
+    sdp(media, "UDP/TLS/RTP/SAVPF", &lines)
+}
+
+fn browsers_media(_: &()) -> Result<()> {
+    let engine = Rtpengine::start()?;
+    let mut edge = Edge::start(&[("RTPENGINE", &engine.control())])?;
+    let mut phone = secure::websocket(edge.at(8080), ORIGIN)?;
+    let [at_phone, inside] = media_sockets()?;
+    let (contact, uri) = behind_nat("alice", phone.transport());
+    let offer = browsers_offer(at_phone.local_addr()?);
+    let invite = phone.request("INVITE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[&contact]);
+    phone.send(&with_sdp(&invite, &offer))?;
+    let arrived = edge.inside("INVITE")?;
+    ensure!(
+        media_of(&arrived)?.ip() == engine.media() && arrived.contains(" RTP/AVP 8"),
+        "{arrived}\n{}",
+        engine.log()
+    );
+    ensure!(["a=ice-", "a=fingerprint", "a=candidate"].iter().all(|line| !arrived.contains(line)), "{arrived}");
+    let contact_inside = format!("Contact: <{}>", edge.dispatcher.uri_of("inside"));
+    let plain = sdp(inside.local_addr()?, "RTP/AVP", &[]);
+    edge.dispatcher.send(&with_sdp(&with_lines(&response(&arrived, "200 OK"), &contact_inside), &plain))?;
+    let is_a_browsers = |message: &str| {
+        ["RTP/SAVPF 8", "a=ice-ufrag", "a=fingerprint:", "a=rtcp-mux", "a=candidate"]
+            .iter()
+            .all(|part| message.contains(part))
+    };
+    let answer = phone.final_response()?;
+    ensure!(is_a_browsers(&answer), "{answer}");
+    // And the other way.
+    let path = edge.register(&mut phone, &contact)?;
+    let route = format!("Route: {path}");
+    let invite = edge.dispatcher.request("INVITE", &uri, "bob", "alice", &[&route, &contact_inside]);
+    edge.dispatcher.send(&with_sdp(&invite, &plain))?;
+    let arrived = phone.receive_request("INVITE")?;
+    ensure!(is_a_browsers(&arrived), "{arrived}");
+    let answer = offer.replace("a=setup:actpass", "a=setup:active");
+    phone.send(&with_sdp(&with_lines(&response(&arrived, "200 OK"), &contact), &answer))?;
+    let answer = edge.answer_inside()?;
+    ensure!(answer.contains(" RTP/AVP 8") && !answer.contains("a=fingerprint"), "{answer}");
+    Ok(())
+}
+
+fn no_relay(_: &()) -> Result<()> {
+    // Nobody is there.
+    let control = format!("udp:{}:2223", net::loopback());
+    let mut edge = Edge::start(&[("RTPENGINE", &control)])?;
+    let [media, _] = media_sockets()?;
+    let mut browser = secure::websocket(edge.at(8080), ORIGIN)?;
+    let (contact, _) = behind_nat("alice", "WS");
+    let invite = browser.request("INVITE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[&contact]);
+    browser.send(&with_sdp(&invite, &browsers_offer(media.local_addr()?)))?;
+    let answer = browser.final_response()?;
+    ensure!(status(&answer) == Some(503) && headers(&answer, "Retry-After").len() == 1, "{answer}");
+    let mut phone = Agent::udp(&edge.balancer)?;
+    let invite = phone.request("INVITE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[&contact]);
+    phone.send(&with_sdp(&invite, &sdp(media.local_addr()?, "RTP/AVP", &[])))?;
+    let arrived = edge.inside("INVITE")?;
+    ensure!(media_of(&arrived)? == media.local_addr()?, "{arrived}");
     Ok(())
 }

@@ -20,6 +20,7 @@ pub mod net;
 pub mod process;
 pub mod progress;
 pub mod relay;
+pub mod rtpengine;
 pub mod sipp;
 pub mod stock;
 pub mod suite;
