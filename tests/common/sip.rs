@@ -70,7 +70,12 @@ impl Agent {
 
     /// Over one TCP connection.
     pub fn tcp(kamailio: &Kamailio) -> Result<Self> {
-        let stream = TcpStream::connect(kamailio.address())?;
+        Self::tcp_towards(kamailio.address())
+    }
+
+    /// The same to this address.
+    pub fn tcp_towards(to: SocketAddrV4) -> Result<Self> {
+        let stream = TcpStream::connect(to)?;
         Ok(Self::over_stream(stream.local_addr()?, stream, "TCP"))
     }
 
