@@ -65,7 +65,8 @@ const LIST: &str = "dispatcher.list";
 
 /// A role's configuration with the list in that directory.
 fn config(site: &Site, script: &str, list: &RunDir, secret: &str) -> Config {
-    site.script(script).env("NONCE_SECRET", secret).env("DISPATCHER_LIST", list.join(LIST).display())
+    let config = site.script(script).env("NONCE_SECRET", secret).env("FLOW_TOKEN_SECRET", secret);
+    config.env("DISPATCHER_LIST", list.join(LIST).display())
 }
 
 /// A directory with a list of this one dispatcher.
@@ -92,6 +93,7 @@ fn missing(site: &Site) -> Result<()> {
     for (script, setting, sentence) in [
         (REGISTRAR, "NONCE_SECRET", "env variable not defined [NONCE_SECRET]"),
         (DISPATCHER, "NONCE_SECRET", "env variable not defined [NONCE_SECRET]"),
+        (LOAD_BALANCER, "FLOW_TOKEN_SECRET", "env variable not defined [FLOW_TOKEN_SECRET]"),
         (LOAD_BALANCER, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
         (DISPATCHER, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),
         (REGISTRAR, "DISPATCHER_LIST", "/etc/kamailio/dispatcher.list"),

@@ -21,6 +21,7 @@ pub mod networks;
 pub mod process;
 pub mod progress;
 pub mod relay;
+pub mod rtpengine;
 pub mod sipp;
 pub mod stock;
 pub mod suite;

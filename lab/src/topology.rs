@@ -76,8 +76,9 @@ impl Plan {
             let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", role.name()));
             let mut config = Config::new(script).env("NODE_NAME", format!("{}-{number}", role.name()));
             config.env.extend_from_slice(settings);
-            let nonces = ("NONCE_SECRET".to_owned(), "the same for all".to_owned());
-            config.env.push(nonces);
+            for secret in ["NONCE_SECRET", "FLOW_TOKEN_SECRET"] {
+                config = config.env(secret, "the same for all");
+            }
             (role, config)
         };
         let nodes = Role::ALL.into_iter().flat_map(|role| (1..=count).map(move |number| node(role, number)));

@@ -1,7 +1,7 @@
 //! A SIP user agent that sends exactly what a test says: what SIPp cannot, such as the same bytes twice.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,12 +18,36 @@ const LARGEST_DATAGRAM: usize = 65_535;
 pub struct Agent {
     link: Link,
     here: SocketAddr,
+    /// As in Via.
+    transport: &'static str,
 }
 
 enum Link {
     Udp(UdpSocket),
     /// With what was received beyond the last message.
-    Tcp(TcpStream, Vec<u8>),
+    Stream(Box<dyn Stream>, Vec<u8>),
+    /// Each of its messages is one of SIP.
+    Framed(Box<dyn Frames>),
+}
+
+/// A connection, encrypted or not.
+pub trait Stream: Read + Write + Send {
+    /// How long a read waits.
+    fn patience(&self, patience: Duration) -> std::io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn patience(&self, patience: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(patience))
+    }
+}
+
+/// A connection that knows where a message ends.
+pub trait Frames: Send {
+    /// Sends a message.
+    fn send(&mut self, message: &[u8]) -> Result<()>;
+    /// The next message.
+    fn receive(&mut self, patience: Duration) -> std::io::Result<String>;
 }
 
 impl Agent {
@@ -34,15 +58,35 @@ impl Agent {
 
     /// Over UDP, from this address.
     pub fn udp_from(kamailio: &Kamailio, address: Ipv4Addr) -> Result<Self> {
+        Self::udp_towards(kamailio.address(), address)
+    }
+
+    /// Over UDP, from this address to one where nobody needs to be yet.
+    pub fn udp_towards(to: SocketAddrV4, address: Ipv4Addr) -> Result<Self> {
         let socket = UdpSocket::bind((address, 0))?;
-        socket.connect(kamailio.address())?;
-        Ok(Self { here: socket.local_addr()?, link: Link::Udp(socket) })
+        socket.connect(to)?;
+        Ok(Self { here: socket.local_addr()?, link: Link::Udp(socket), transport: "UDP" })
     }
 
     /// Over one TCP connection.
     pub fn tcp(kamailio: &Kamailio) -> Result<Self> {
-        let stream = TcpStream::connect(kamailio.address())?;
-        Ok(Self { here: stream.local_addr()?, link: Link::Tcp(stream, Vec::new()) })
+        Self::tcp_towards(kamailio.address())
+    }
+
+    /// The same to this address.
+    pub fn tcp_towards(to: SocketAddrV4) -> Result<Self> {
+        let stream = TcpStream::connect(to)?;
+        Ok(Self::over_stream(stream.local_addr()?, stream, "TCP"))
+    }
+
+    /// Over a connection from `here`, which is of that transport in Via.
+    pub fn over_stream(here: SocketAddr, stream: impl Stream + 'static, transport: &'static str) -> Self {
+        Self { here, link: Link::Stream(Box::new(stream), Vec::new()), transport }
+    }
+
+    /// Over a connection that knows where a message ends.
+    pub fn over_frames(here: SocketAddr, frames: impl Frames + 'static, transport: &'static str) -> Self {
+        Self { here, link: Link::Framed(Box::new(frames)), transport }
     }
 
     /// Its address.
@@ -55,11 +99,9 @@ impl Agent {
         format!("sip:{user}@{}", self.here)
     }
 
-    fn transport(&self) -> &'static str {
-        match self.link {
-            Link::Udp(_) => "UDP",
-            Link::Tcp(..) => "TCP",
-        }
+    /// The transport as Via calls it.
+    pub fn transport(&self) -> &'static str {
+        self.transport
     }
 
     /// A request outside of a dialog, by a new transaction, from `from` to `to` (both are users of the domain). `headers` are
@@ -101,7 +143,8 @@ impl Agent {
     pub fn send_bytes(&mut self, message: &[u8]) -> Result<()> {
         match &mut self.link {
             Link::Udp(socket) => socket.send(message).map(drop)?,
-            Link::Tcp(stream, _) => stream.write_all(message)?,
+            Link::Stream(stream, _) => stream.write_all(message)?,
+            Link::Framed(frames) => frames.send(message)?,
         }
         Ok(())
     }
@@ -110,7 +153,8 @@ impl Agent {
     pub fn receive_within(&mut self, patience: Duration) -> Result<Option<String>> {
         let received = match &mut self.link {
             Link::Udp(socket) => receive_datagram(socket, patience),
-            Link::Tcp(stream, rest) => receive_framed(stream, rest, patience),
+            Link::Stream(stream, rest) => receive_framed(stream.as_mut(), rest, patience),
+            Link::Framed(frames) => frames.receive(patience),
         };
         match received {
             Ok(message) => Ok(Some(message)),
@@ -260,8 +304,8 @@ fn receive_datagram(socket: &UdpSocket, patience: Duration) -> std::io::Result<S
 }
 
 /// What the Content-Length counts belongs to the message (RFC 3261 section 18.3).
-fn receive_framed(stream: &mut TcpStream, rest: &mut Vec<u8>, patience: Duration) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(patience))?;
+fn receive_framed(stream: &mut dyn Stream, rest: &mut Vec<u8>, patience: Duration) -> std::io::Result<String> {
+    stream.patience(patience)?;
     loop {
         if let Some(end) = rest.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&rest[..end]);
