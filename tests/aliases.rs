@@ -87,8 +87,16 @@ fn ask(kamailio: &Kamailio, form: &str, uri: &str, lines: &[&str]) -> Result<Str
     agent.ask(&agent.request("MESSAGE", uri, "alice", "bob", &lines)).with_context(|| kamailio.log())
 }
 
+/// A node that waits for a busy machine.
 fn start(site: &Site) -> Result<Kamailio> {
-    site.connected(site.script(SCRIPT))
+    start_with(site, "")
+}
+
+/// The same with these settings.
+fn start_with(site: &Site, settings: &str) -> Result<Kamailio> {
+    let patient =
+        "modparam(\"cassandra\", \"call_timeout\", 10000)\nmodparam(\"cassandra\", \"request_timeout\", 5000)";
+    site.connected(site.with_settings(SCRIPT, &format!("{patient}\n{settings}"))?)
 }
 
 fn looks_up(site: &Site) -> Result<()> {
@@ -187,14 +195,14 @@ fn chain(site: &Site) -> Result<()> {
 fn letter_case(site: &Site) -> Result<()> {
     add(site, &aor("reception"), &aor("alice"))?;
     for (settings, rc) in [("", -1), ("modparam(\"cassandra\", \"case_sensitive\", 0)", 1)] {
-        let kamailio = site.connected(site.with_settings(SCRIPT, settings)?)?;
+        let kamailio = start_with(site, settings)?;
         for form in LOOKUPS {
             let done = call(&kamailio, form, "sip:Reception@Example.com", &[])?;
             ensure!(done.rc == rc, "{form} {settings}: {done:?}");
         }
     }
     let settings = "modparam(\"cassandra\", \"realm_prefix\", \"sip.\")";
-    let kamailio = site.connected(site.with_settings(SCRIPT, settings)?)?;
+    let kamailio = start_with(site, settings)?;
     let done = call(&kamailio, "plain", "sip:reception@sip.example.com", &[])?;
     ensure!(done == Done::new(1, "alice@example.com", "sip:alice@example.com"), "{done:?}");
     Ok(())
@@ -206,7 +214,7 @@ fn broken(site: &Site) -> Result<()> {
         let cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
         cassandra.execute("INSERT INTO sip.alias (domain, alias) VALUES ('example.com', 'broken')")?;
     }
-    let kamailio = site.connected(site.with_settings(SCRIPT, "modparam(\"cassandra\", \"breaker_threshold\", 1)")?)?;
+    let kamailio = start_with(site, "modparam(\"cassandra\", \"breaker_threshold\", 1)")?;
     for form in LOOKUPS {
         let done = call(&kamailio, form, "sip:broken@example.com", &[])?;
         ensure!(done == Done::new(-1, "", "sip:broken@example.com"), "{form}: {done:?}");
@@ -228,7 +236,7 @@ fn second_suspend(site: &Site) -> Result<()> {
 
 fn unavailable(site: &Site) -> Result<()> {
     add(site, &aor("frozen"), &aor("alice"))?;
-    let kamailio = start(site)?;
+    let kamailio = site.connected(site.script(SCRIPT))?;
     let frozen = site.frozen()?;
     for user in ["frozen", "nobody"] {
         let uri = format!("sip:{}", aor(user));
