@@ -4,21 +4,26 @@ mod common;
 #[path = "common/secure.rs"]
 mod secure;
 
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::DOMAIN;
-use common::sip::{Agent, headers, response, status, with_lines};
+use common::digest::credentials;
+use common::sip::{Agent, ack, headers, register, response, status, with_lines};
+use common::{DOMAIN, PASSWORD, Site, phone};
+use lab::baresip::{Account, Baresip};
 use lab::kamailio::{Config, Kamailio};
+use lab::process::Spawn;
 use lab::rtpengine::Rtpengine;
 use lab::tls::{Authority, TlsFiles};
-use lab::{RunDir, net, wait, workspace};
+use lab::topology::{Role, Topology};
+use lab::{RunDir, net, process, wait, workspace};
 
 fn main() -> ExitCode {
     lab::suite::run(
-        || Ok(()),
+        || Ok(Platform::new()),
         &[
             ("a_phone_is_reached_along_its_flow_by_every_transport", every_transport),
             ("a_token_that_is_forged_or_missing_leads_nowhere", forged),
@@ -26,6 +31,7 @@ fn main() -> ExitCode {
             ("a_tcp_phone_without_flows_is_called_at_its_address", called_at_its_address),
             ("a_phone_that_comes_over_another_connection_stays_in_its_call", moved),
             ("another_load_balancer_at_the_same_address_understands_the_tokens", taken_over),
+            ("a_refusal_is_acknowledged_along_a_preset_route", acknowledged),
             ("a_page_of_another_origin_is_no_phone", origins),
             ("a_missing_certificate_stops_the_start_and_is_named", missing),
             ("who_sends_too_much_gets_no_answer_and_others_do", too_much),
@@ -33,6 +39,9 @@ fn main() -> ExitCode {
             ("media_of_a_phone_behind_nat_is_relayed", nated_media),
             ("media_of_a_browser_is_plain_inside", browsers_media),
             ("without_a_media_relay_a_browser_is_refused_and_a_phone_is_not", no_relay),
+            ("baresip_registers_and_calls_by_udp_tcp_and_tls", baresip),
+            ("a_phone_in_a_browser_registers_and_is_called_through_the_whole_topology", browser_called),
+            ("sipsak_is_answered", sipsak),
         ],
     )
 }
@@ -41,6 +50,23 @@ const BALANCER: &str = "kamailio-cfg/load-balancer.cfg";
 const INTERNAL: [&str; 4] = ["X-Call: forged", "X-Source: 192.0.2.66", "X-Backend: unavailable", "X-Gateways: 10"];
 const SOON: Duration = Duration::from_secs(10);
 const ORIGIN: &str = "https://phone.example.com";
+
+/// Cassandra with subscribers, for the tests that need it.
+type Platform = OnceLock<Site>;
+
+/// Two nodes of each role; the load balancers take phones by all transports.
+fn whole_topology(platform: &Platform, dir: &RunDir) -> Result<(Topology, TlsFiles)> {
+    if platform.get().is_none() {
+        let _ = platform.set(Site::start(1, &["alice", "bob"])?);
+    }
+    let mut plan = platform.get().context("no site")?.roles(2);
+    let addresses: Vec<_> = plan.of(Role::LoadBalancer).map(|node| node.address).collect();
+    let tls = Authority::new(dir.path(), "edge")?.issue("edge", &addresses)?;
+    for node in plan.of(Role::LoadBalancer) {
+        node.env.extend(transports(node.address, &tls));
+    }
+    Ok((Topology::start(plan)?, tls))
+}
 
 /// A load balancer by all transports; the test is its only dispatcher.
 struct Edge {
@@ -131,15 +157,21 @@ fn config(dir: &RunDir) -> Result<(Config, TlsFiles)> {
     let config = Config::new(workspace().root().join(BALANCER));
     let address = config.address;
     let tls = Authority::new(dir.path(), "edge")?.issue("edge", &[address])?;
-    let config = config
-        .env("SIP_DOMAIN", DOMAIN)
-        .env("FLOW_TOKEN_SECRET", "the same for all")
-        .env("TLS_ADDR", format!("{address}:5061"))
-        .env("WS_ADDR", format!("{address}:8080"))
-        .env("WSS_ADDR", format!("{address}:8443"))
-        .env("TLS_CERTIFICATE", tls.cert_pem.display())
-        .env("TLS_KEY", tls.key_pem.display());
+    let mut config = config.env("SIP_DOMAIN", DOMAIN).env("FLOW_TOKEN_SECRET", "the same for all");
+    config.env.extend(transports(address, &tls));
     Ok((config, tls))
+}
+
+/// Settings for all transports.
+fn transports(address: Ipv4Addr, tls: &TlsFiles) -> [(String, String); 5] {
+    [
+        ("TLS_ADDR", format!("{address}:5061")),
+        ("WS_ADDR", format!("{address}:8080")),
+        ("WSS_ADDR", format!("{address}:8443")),
+        ("TLS_CERTIFICATE", tls.cert_pem.display().to_string()),
+        ("TLS_KEY", tls.key_pem.display().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// A Contact that nobody outside of the phone's own network can reach, as those of most phones.
@@ -162,7 +194,7 @@ fn within(edge: &Edge, method: &str, uri: &str, routes: &[&str]) -> String {
     request.replace("To: <sip:alice@example.com>", "To: <sip:alice@example.com>;tag=agent")
 }
 
-fn every_transport(_: &()) -> Result<()> {
+fn every_transport(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let ca = edge.tls.ca_pem.clone();
     let phones = [
@@ -212,7 +244,7 @@ fn reached(edge: &mut Edge, phone: &mut Agent) -> Result<()> {
     Ok(())
 }
 
-fn forged(_: &()) -> Result<()> {
+fn forged(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let mut phone = Agent::udp(&edge.balancer)?;
     let contact = phone.contact("alice", "");
@@ -244,7 +276,7 @@ fn until_closed(edge: &Edge, phone: SocketAddr) -> Result<()> {
         .map(drop)
 }
 
-fn gone(_: &()) -> Result<()> {
+fn gone(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let outbound = ";reg-id=1;+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000A95A0E128>\"";
     let ca = edge.tls.ca_pem.clone();
@@ -271,7 +303,7 @@ fn gone(_: &()) -> Result<()> {
     Ok(())
 }
 
-fn called_at_its_address(_: &()) -> Result<()> {
+fn called_at_its_address(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let mut phone = Agent::tcp(&edge.balancer)?;
     let listener = TcpListener::bind((phone.here().ip(), 0))?;
@@ -303,7 +335,7 @@ fn dialog(edge: &mut Edge, phone: &mut Agent) -> Result<(String, Vec<String>)> {
     Ok((with_lines(&invite, &format!("Record-Route: <sip:dispatcher.invalid;node={node};lr>")), routes))
 }
 
-fn moved(_: &()) -> Result<()> {
+fn moved(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let address = net::loopback();
     let mut phone = Agent::udp_from(&edge.balancer, address)?;
@@ -337,7 +369,7 @@ fn moved(_: &()) -> Result<()> {
     Ok(())
 }
 
-fn taken_over(_: &()) -> Result<()> {
+fn taken_over(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let mut phone = Agent::udp(&edge.balancer)?;
     let (_, routes) = dialog(&mut edge, &mut phone)?;
@@ -368,7 +400,25 @@ fn taken_over(_: &()) -> Result<()> {
     Ok(())
 }
 
-fn origins(_: &()) -> Result<()> {
+fn acknowledged(_: &Platform) -> Result<()> {
+    let mut edge = Edge::start(&[])?;
+    let mut phone = Agent::udp(&edge.balancer)?;
+    // As phones with an outbound proxy send.
+    let route = format!("Route: <sip:{};lr>", edge.balancer.address());
+    let invite = phone.request("INVITE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[&route]);
+    phone.send(&invite)?;
+    let arrived = edge.inside("INVITE")?;
+    edge.dispatcher.send(&response(&arrived, "486 Busy Here"))?;
+    let refusal = phone.final_response()?;
+    phone.send(&with_lines(&ack(&invite, &refusal), &route))?;
+    edge.inside("ACK")?;
+    // Of several that are sent one after the other within a second.
+    let again = phone.receive_within(Duration::from_millis(1500))?;
+    ensure!(again.is_none(), "the refusal comes again: {again:?}");
+    Ok(())
+}
+
+fn origins(_: &Platform) -> Result<()> {
     let edge = Edge::start(&[("WS_ORIGINS", "https://other.example.com,https://phone.example.com")])?;
     secure::websocket(edge.at(8080), ORIGIN)?;
     for (port, origin) in [(8080, "https://evil.example.com"), (8080, ""), (5060, ORIGIN)] {
@@ -378,7 +428,7 @@ fn origins(_: &()) -> Result<()> {
     Ok(())
 }
 
-fn missing(_: &()) -> Result<()> {
+fn missing(_: &Platform) -> Result<()> {
     for (setting, sentence) in [
         ("TLS_CERTIFICATE", "env variable not defined [TLS_CERTIFICATE]"),
         ("TLS_KEY", "env variable not defined [TLS_KEY]"),
@@ -400,7 +450,7 @@ fn is_answered(edge: &Edge, agent: &mut Agent, line: &str) -> Result<bool> {
     Ok(answer.is_some_and(|answer| status(&answer) == Some(200)))
 }
 
-fn too_much(_: &()) -> Result<()> {
+fn too_much(_: &Platform) -> Result<()> {
     let edge = Edge::start(&[("REQUESTS_PER_SOURCE", "20")])?;
     let (mut flooder, mut other) = (Agent::udp(&edge.balancer)?, Agent::udp(&edge.balancer)?);
     let options = |agent: &Agent| agent.request("OPTIONS", &format!("sip:{}", edge.balancer.address()), "a", "b", &[]);
@@ -417,7 +467,7 @@ fn too_much(_: &()) -> Result<()> {
     Ok(())
 }
 
-fn scanners(_: &()) -> Result<()> {
+fn scanners(_: &Platform) -> Result<()> {
     let mut edge = Edge::start(&[])?;
     let mut phone = Agent::udp(&edge.balancer)?;
     for line in ["User-Agent: friendly-scanner", "User-Agent: sipvicious/0.3"] {
@@ -491,7 +541,7 @@ fn media_sockets() -> Result<[UdpSocket; 2]> {
     Ok([UdpSocket::bind((net::loopback(), 0))?, UdpSocket::bind((net::loopback(), 0))?])
 }
 
-fn nated_media(_: &()) -> Result<()> {
+fn nated_media(_: &Platform) -> Result<()> {
     let engine = Rtpengine::start()?;
     let mut edge = Edge::start(&[("RTPENGINE", &engine.control())])?;
     let mut phone = Agent::udp(&edge.balancer)?;
@@ -576,7 +626,7 @@ fn browsers_offer(media: SocketAddr) -> String {
     sdp(media, "UDP/TLS/RTP/SAVPF", &lines)
 }
 
-fn browsers_media(_: &()) -> Result<()> {
+fn browsers_media(_: &Platform) -> Result<()> {
     let engine = Rtpengine::start()?;
     let mut edge = Edge::start(&[("RTPENGINE", &engine.control())])?;
     let mut phone = secure::websocket(edge.at(8080), ORIGIN)?;
@@ -616,7 +666,7 @@ fn browsers_media(_: &()) -> Result<()> {
     Ok(())
 }
 
-fn no_relay(_: &()) -> Result<()> {
+fn no_relay(_: &Platform) -> Result<()> {
     // Nobody is there.
     let control = format!("udp:{}:2223", net::loopback());
     let mut edge = Edge::start(&[("RTPENGINE", &control)])?;
@@ -633,4 +683,63 @@ fn no_relay(_: &()) -> Result<()> {
     let arrived = edge.inside("INVITE")?;
     ensure!(media_of(&arrived)? == media.local_addr()?, "{arrived}");
     Ok(())
+}
+
+fn baresip(platform: &Platform) -> Result<()> {
+    let dir = RunDir::new("edge")?;
+    let (topology, _) = whole_topology(platform, &dir)?;
+    for (transport, port) in [("udp", 5060), ("tcp", 5060), ("tls", 5061)] {
+        let account = |user: &str, node: usize| Account {
+            aor: format!("{user}@{DOMAIN}"),
+            password: PASSWORD.to_owned(),
+            proxy: SocketAddrV4::new(*topology.of(Role::LoadBalancer)[node].address().ip(), port),
+            transport,
+        };
+        let callee = Baresip::start(&account("bob", 0), None)?;
+        callee.until("200 OK (", SOON).with_context(|| topology.logs())?;
+        let caller = Baresip::start(&account("alice", 1), Some(&format!("sip:bob@{DOMAIN}")))?;
+        for phone in [&caller, &callee] {
+            let talks = phone.until("Call established", SOON);
+            talks.with_context(|| format!("{transport}\n{}\n{}", callee.log(), topology.logs()))?;
+        }
+        // Its BYE arrives.
+        caller.stop()?;
+        let hung_up = callee.until("BYE sip:", SOON);
+        hung_up.with_context(|| format!("{transport}\n{}", topology.logs()))?;
+        callee.stop()?;
+    }
+    Ok(())
+}
+
+fn browser_called(platform: &Platform) -> Result<()> {
+    let dir = RunDir::new("edge")?;
+    let (topology, tls) = whole_topology(platform, &dir)?;
+    let [first, second] = [0, 1].map(|node| topology.of(Role::LoadBalancer)[node]);
+    let at = |port| SocketAddrV4::new(*first.address().ip(), port);
+    for mut browser in [secure::websocket(at(8080), ORIGIN)?, secure::secure_websocket(at(8443), &tls.ca_pem, ORIGIN)?]
+    {
+        // Nobody finds that host: only the connection leads back.
+        let contact = "Contact: <sip:bob@browser.invalid;transport=ws>";
+        let challenge = browser.ask(&browser.register("bob", &[contact, "Expires: 60"]))?;
+        let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), "bob")?;
+        register(&mut browser, "bob", &[contact, "Expires: 60", &met]).with_context(|| topology.logs())?;
+        let caller = phone(second, "uac_invite_auth.xml", "alice").ignore_unexpected();
+        let calling = caller.key("callee", format!("bob@{DOMAIN}")).spawn()?;
+        let invite = browser.receive_request("INVITE").with_context(|| topology.logs())?;
+        browser.send(&with_lines(&response(&invite, "200 OK"), contact))?;
+        browser.receive_request("ACK").with_context(|| topology.logs())?;
+        let bye = browser.receive_request("BYE").with_context(|| topology.logs())?;
+        browser.send(&response(&bye, "200 OK"))?;
+        calling.wait()?.check().with_context(|| topology.logs())?;
+        let challenge = browser.ask(&browser.register("bob", &[contact, "Expires: 0"]))?;
+        let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), "bob")?;
+        register(&mut browser, "bob", &[contact, "Expires: 0", &met])?;
+    }
+    Ok(())
+}
+
+fn sipsak(_: &Platform) -> Result<()> {
+    let edge = Edge::start(&[])?;
+    let command = Spawn::new("sipsak", "sipsak", edge.dir.join("sipsak.log"));
+    process::run(command.args(["-s", &format!("sip:{}", edge.balancer.address())]), SOON).map(drop)
 }

@@ -11,6 +11,7 @@
 //! # Ok(()) } // dropping a server stops it
 //! ```
 
+pub mod baresip;
 pub mod cassandra;
 pub mod cluster;
 pub mod cpu;
