@@ -29,6 +29,9 @@ pub struct DelayRelay {
 struct Shared {
     target: SocketAddrV4,
     delay_us: AtomicU64,
+    per_frame_us: AtomicU64,
+    /// When the server that the relay stands for has done its work so far.
+    idle_from: Mutex<Instant>,
     accepted: AtomicU64,
     closing: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
@@ -47,6 +50,8 @@ impl DelayRelay {
         let shared = Arc::new(Shared {
             target,
             delay_us: AtomicU64::default(),
+            per_frame_us: AtomicU64::default(),
+            idle_from: Mutex::new(Instant::now()),
             accepted: AtomicU64::default(),
             closing: AtomicBool::default(),
             open: Mutex::default(),
@@ -73,6 +78,12 @@ impl DelayRelay {
         self.shared.delay_us.store(micros, Ordering::Relaxed);
     }
 
+    /// Stands for a slow Cassandra, too: each frame of its answers takes this long, one after the other on all connections. Zero
+    /// ends that.
+    pub fn set_time_per_frame(&self, time: Duration) {
+        self.shared.per_frame_us.store(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
     /// Breaks all connections; new ones are taken.
     pub fn cut(&self) {
         for stream in self.shared.open().drain(..) {
@@ -94,8 +105,16 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn delay(&self) -> Duration {
-        Duration::from_micros(self.delay_us.load(Ordering::Relaxed))
+    /// When answers with so many frames in them are due.
+    fn due(&self, frames: u32) -> Instant {
+        let delay = Duration::from_micros(self.delay_us.load(Ordering::Relaxed));
+        let per_frame = Duration::from_micros(self.per_frame_us.load(Ordering::Relaxed));
+        if per_frame.is_zero() {
+            return Instant::now() + delay;
+        }
+        let mut idle_from = self.idle_from.lock().unwrap_or_else(PoisonError::into_inner);
+        *idle_from = (*idle_from).max(Instant::now()) + per_frame * frames;
+        *idle_from + delay
     }
 }
 
@@ -134,10 +153,43 @@ fn forward(mut from: TcpStream, mut to: TcpStream) {
 /// Reads answers and notes when each is due.
 fn stamp(mut server: TcpStream, chunks: &SyncSender<Chunk>, shared: &Shared) {
     let mut buffer = vec![0; CHUNK];
+    let mut frames = Frames::default();
     while let Ok(length @ 1..) = server.read(&mut buffer) {
-        let chunk = Chunk { due: Instant::now() + shared.delay(), bytes: buffer[..length].to_vec() };
+        let bytes = buffer[..length].to_vec();
+        let chunk = Chunk { due: shared.due(frames.begun_in(&bytes)), bytes };
         if chunks.send(chunk).is_err() {
             return; // the client is gone
+        }
+    }
+}
+
+/// Counts the frames of Cassandra's protocol, version 4: nine bytes, of which the last four are the length of what follows.
+#[derive(Debug, Default)]
+struct Frames {
+    header: Vec<u8>,
+    body_left: usize,
+}
+
+impl Frames {
+    const HEADER: usize = 9;
+
+    /// How many begin in the next bytes of the stream: their headers end there.
+    fn begun_in(&mut self, mut bytes: &[u8]) -> u32 {
+        let mut begun = 0;
+        loop {
+            let body = self.body_left.min(bytes.len());
+            bytes = &bytes[body..];
+            self.body_left -= body;
+            let header = (Self::HEADER - self.header.len()).min(bytes.len());
+            self.header.extend(&bytes[..header]);
+            bytes = &bytes[header..];
+            let Some((_, &length)) = self.header.split_last_chunk().filter(|_| self.header.len() == Self::HEADER)
+            else {
+                return begun;
+            };
+            self.body_left = u32::from_be_bytes(length) as usize;
+            self.header.clear();
+            begun += 1;
         }
     }
 }
@@ -151,4 +203,20 @@ fn release(due: &Receiver<Chunk>, mut client: TcpStream) {
         }
     }
     let _ = client.shutdown(Shutdown::Write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_however_they_are_cut() {
+        let frame = |body: u8| [&[0x84, 0, 0, 1, 8, 0, 0, 0, body][..], &vec![7; body.into()]].concat();
+        let stream = [frame(0), frame(5), frame(200), frame(1)].concat();
+        for size in 1..=stream.len() {
+            let mut frames = Frames::default();
+            let counted: u32 = stream.chunks(size).map(|chunk| frames.begun_in(chunk)).sum();
+            assert_eq!(counted, 4, "cut into {size}");
+        }
+    }
 }

@@ -511,6 +511,11 @@ impl ResponseTimes {
         self.sorted_ms.len()
     }
 
+    /// How many did not exceed a time.
+    pub fn within(&self, time: Duration) -> usize {
+        self.sorted_ms.partition_point(|ms| *ms <= time.as_secs_f64() * 1000.0)
+    }
+
     /// The mean in milliseconds; 0 without any.
     pub fn mean_ms(&self) -> f64 {
         self.sorted_ms.iter().sum::<f64>() / self.count().max(1) as f64
@@ -571,6 +576,7 @@ mod tests {
         assert_eq!(times.percentile_ms(0.5), 50.0);
         assert_eq!(times.percentile_ms(0.99), 99.0);
         assert_eq!(times.max_ms(), 100.0);
+        assert_eq!(times.within(Duration::from_millis(30)), 30);
         assert_eq!(ResponseTimes::default().percentile_ms(0.5), 0.0);
     }
 }
