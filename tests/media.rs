@@ -97,7 +97,7 @@ fn both_ways(site: &Site) -> Result<()> {
         );
         ensure!(invite.starts_with(&format!("INVITE sip:{number}@")), "{invite}");
         ensure!(headers(&invite, "X-Call").is_empty(), "the name of the call reached a phone: {invite}");
-        hear_each_other((&caller, &calling), (&callee, &called)).with_context(|| nodes.logs())?;
+        hear_each_other((&caller.audio, &calling), (&callee.audio, &called)).with_context(|| nodes.logs())?;
         if tcp {
             caller.hang_up(&calling)?;
             callee.hung_up().with_context(|| nodes.logs())?;
@@ -127,7 +127,7 @@ fn echo(site: &Site) -> Result<()> {
         let mut caller = Phone::new(Agent::udp(balancer)?, "alice")?;
         caller.invite(number, &[])?;
         let calling = caller.answered().with_context(|| nodes.logs())?;
-        caller.hears(&calling, caller.level()).with_context(|| nodes.logs())?;
+        caller.audio.hears(&calling, caller.audio.level).with_context(|| nodes.logs())?;
         caller.hang_up(&calling)?;
         until_over(site, "alice", &calling.call_id, "answered")?;
     }
@@ -169,11 +169,9 @@ fn forged(site: &Site) -> Result<()> {
         let calling = caller.answered().with_context(|| nodes.logs())?;
         if number == "bob" {
             callee.acknowledged()?;
-            std::thread::scope(|scope| {
-                let end = scope.spawn(|| callee.hung_up());
-                caller.hang_up(&calling)?;
-                end.join().ok().context("the callee panicked")?
-            })?;
+            caller.say_bye(&calling)?;
+            callee.hung_up()?;
+            caller.bye_answered()?;
         } else {
             caller.hang_up(&calling)?;
         }
@@ -200,7 +198,7 @@ fn killed(site: &Site) -> Result<()> {
         other.invite("*43", &[])?;
         let talking = other.answered().with_context(|| nodes.logs())?;
         ensure!(talking.media.ip() == alive, "{}", talking.media);
-        other.hears(&talking, other.level())?;
+        other.audio.hears(&talking, other.audio.level)?;
         other.hang_up(&talking)?;
     }
     for (phone, who) in [(&mut caller, "the caller"), (&mut callee, "the callee")] {

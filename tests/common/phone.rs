@@ -21,9 +21,14 @@ const HEARING: Duration = Duration::from_secs(10);
 pub struct Phone {
     pub sip: Agent,
     user: String,
+    pub audio: Audio,
+}
+
+/// What it says and hears.
+pub struct Audio {
     rtp: UdpSocket,
     /// The level of the pattern that it sends, of both signs in turn.
-    level: u8,
+    pub level: u8,
 }
 
 /// A side of a call that is answered.
@@ -45,7 +50,7 @@ impl Phone {
         let rtp = UdpSocket::bind((sip.here().ip(), 0))?;
         // Levels that are far from silence, which is 0x7f and 0xff.
         let level = 0x10 + 3 * (LEVEL.fetch_add(1, Ordering::Relaxed) % 16) as u8;
-        Ok(Self { sip, user: user.to_owned(), rtp, level })
+        Ok(Self { sip, user: user.to_owned(), audio: Audio { rtp, level } })
     }
 
     /// One that is registered.
@@ -55,7 +60,7 @@ impl Phone {
     }
 
     fn sdp(&self) -> Result<String> {
-        let (address, port) = (self.sip.here().ip(), self.rtp.local_addr()?.port());
+        let (address, port) = (self.sip.here().ip(), self.audio.rtp.local_addr()?.port());
         Ok(format!(
             "v=0\r\no=- 1 1 IN IP4 {address}\r\ns=-\r\nc=IN IP4 {address}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\n\
              a=rtpmap:0 PCMU/8000\r\na=sendrecv\r\n"
@@ -138,8 +143,18 @@ impl Phone {
 
     /// Hangs up.
     pub fn hang_up(&mut self, side: &Side) -> Result<()> {
-        let bye = side.request(&self.sip, "BYE", side.number + 1);
-        let answer = self.sip.ask(&bye)?;
+        self.say_bye(side)?;
+        self.bye_answered()
+    }
+
+    /// Hangs up, without waiting for the answer.
+    pub fn say_bye(&mut self, side: &Side) -> Result<()> {
+        self.sip.send(&side.request(&self.sip, "BYE", side.number + 1))
+    }
+
+    /// Waits for the answer.
+    pub fn bye_answered(&mut self) -> Result<()> {
+        let answer = self.sip.final_response()?;
         ensure!(status(&answer) == Some(200), "{answer}");
         Ok(())
     }
@@ -149,7 +164,9 @@ impl Phone {
         let bye = self.request("BYE")?;
         self.sip.send(&response(&bye, "200 OK"))
     }
+}
 
+impl Audio {
     /// Sends what it says to the other side until it hears the pattern of `level`.
     pub fn hears(&self, side: &Side, level: u8) -> Result<()> {
         self.rtp.set_read_timeout(Some(PTIME))?;
@@ -173,21 +190,15 @@ impl Phone {
             }
         }
         bail!(
-            "{} did not hear {level:#x} from {} in {packets} packets, {:x?}",
-            self.user,
+            "{level:#x} was not heard from {} in {packets} packets, {:x?}",
             side.media,
             &heard[..RTP_HEADER + SAMPLES]
         )
     }
-
-    /// The pattern that it sends.
-    pub fn level(&self) -> u8 {
-        self.level
-    }
 }
 
 /// Both talk and hear each other.
-pub fn hear_each_other(one: (&Phone, &Side), other: (&Phone, &Side)) -> Result<()> {
+pub fn hear_each_other(one: (&Audio, &Side), other: (&Audio, &Side)) -> Result<()> {
     std::thread::scope(|scope| {
         let (first, second) = (one.0.level, other.0.level);
         let hearing = scope.spawn(move || other.0.hears(other.1, first));
