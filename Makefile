@@ -7,16 +7,19 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:$(CURDIR)/target/tools/bin
 LAB := target/debug/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down bench check fuzz deps build clean
+.PHONY: help demo test test-media up down bench check fuzz deps build clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: deps build ## start everything, register two phones, make a call, show what was stored, stop everything
 	$(LAB) demo
 
 test: deps-all build ## all the tests, as CI runs them
 	cargo test --workspace --no-fail-fast
+
+test-media: deps-all build ## calls with audio through media nodes; with FREESWITCH=/path/to/freeswitch through that one
+	cargo test --test media --test freeswitch
 
 up: deps build ## start the demo's servers and leave them running; see target/cluster.env (NODES=n of each role, CASSANDRA_NODES=n)
 	$(LAB) up

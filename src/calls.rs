@@ -42,6 +42,9 @@ const ATTRIBUTES: &str = "cassandra_call";
 /// The variable of a dialog that holds the call's id where that is not the Call-ID.
 const CALL_ID_OF_DIALOG: &str = "cassandra_call_id";
 
+/// The variable of a dialog by which the script says, before the dialog expires, that it was lost, and why.
+const LOST_DIALOG: &str = "call_lost";
+
 /// The status code of an INVITE that was cancelled (RFC 3261 section 21.4.25).
 const CANCELLED: u16 = 487;
 
@@ -188,6 +191,7 @@ pub(crate) fn dialog(dialog: &Dialog<'_>) {
         (Moment::Request, _) => return,
         (Moment::Failed, _) => event::FAILED,
         (Moment::Ended, _) => event::END,
+        (Moment::Expired, _) if dialog.variable(LOST_DIALOG).is_some() => event::LOST,
         (Moment::Expired, _) => event::EXPIRED,
     };
     match capture_dialog(dialog, name, message.as_ref()) {
@@ -248,6 +252,9 @@ fn conclude(event: &mut CallEvent, dialog: &Dialog<'_>, message: Option<&Message
     }
     if event.reason.is_empty() && dialog.moment() == Moment::Ended {
         event.reason = message.and_then(|bye| bye.header_named("Reason")).unwrap_or_default();
+    }
+    if event.event == event::LOST && event.reason.is_empty() {
+        event.reason = dialog.variable(LOST_DIALOG).unwrap_or_default();
     }
     if event.ended_by.is_empty() {
         ended_by.clone_into(&mut event.ended_by);

@@ -30,6 +30,14 @@ pub mod event {
     pub const LOST: &str = "call-lost";
 }
 
+/// What a script says of a leg.
+mod attribute {
+    /// The attribute.
+    pub(super) const LEG: &str = "leg";
+    /// Its value for a leg that a call was not begun with.
+    pub(super) const FURTHER: &str = "further";
+}
+
 /// Microseconds between the beginning of the Gregorian calendar, from which time-based UUIDs count, and the Unix epoch.
 const GREGORIAN_US: i64 = 12_219_292_800_000_000;
 
@@ -251,9 +259,19 @@ impl CallEvent {
         serde_json::to_string(&whole).unwrap_or_default()
     }
 
-    /// Whether the call is over with it.
+    /// Whether the call is over with it. It goes on when a further leg fails: whoever began that one, such as a media node, may try
+    /// another.
     pub fn ends_the_call(&self) -> bool {
-        [event::END, event::FAILED, event::EXPIRED, event::LOST].contains(&&*self.event)
+        match &*self.event {
+            event::FAILED => !self.is_of_a_further_leg(),
+            event::END | event::EXPIRED | event::LOST => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the script says that the call was not begun with this leg.
+    fn is_of_a_further_leg(&self) -> bool {
+        self.extra.iter().any(|(name, value)| name == attribute::LEG && value == attribute::FURTHER)
     }
 }
 
@@ -855,6 +873,18 @@ mod tests {
             let said = CallEvent { ended_by: "operator".to_owned(), ..bye };
             assert_eq!(CallRecord::of([&attempt, &said]).who_ended(), "operator");
         }
+    }
+
+    #[test]
+    fn a_further_leg_that_fails_does_not_end_the_call() {
+        let begun = [event(event::ATTEMPT, 0, 0), event(event::START, 2000, 200)];
+        let mut failed = event(event::FAILED, 1000, 486);
+        assert!(failed.ends_the_call());
+        failed.extra.push(("leg".to_owned(), "further".to_owned()));
+        assert!(!failed.ends_the_call());
+        let end = event(event::END, 5000, 200);
+        let record = CallRecord::of(begun.iter().chain([&failed, &end]));
+        assert_eq!((record.disposition, record.duration_ms()), (Disposition::Answered, 3000));
     }
 
     #[test]

@@ -465,13 +465,14 @@ fn check_socket_path(path: &Path) -> Result<()> {
 }
 
 /// Asks OPTIONS over UDP and waits a moment for any answer.
-fn ask_over_udp(to: SocketAddrV4) -> Result<()> {
+pub(crate) fn ask_over_udp(to: SocketAddrV4) -> Result<String> {
     let socket = UdpSocket::bind((*to.ip(), 0))?;
     socket.set_read_timeout(Some(OPTIONS_LIMIT))?;
     socket.connect(to)?;
     socket.send(options(to, socket.local_addr()?, "UDP").as_bytes())?;
-    socket.recv(&mut [0; 2048])?;
-    Ok(())
+    let mut answer = [0; 2048];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 /// Asks OPTIONS over TCP and waits a moment for any answer.

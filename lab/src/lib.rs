@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod cpu;
 pub mod kamailio;
 pub mod mariadb;
+pub mod media;
 pub mod net;
 pub mod networks;
 pub mod process;

@@ -1,5 +1,6 @@
 //! Load balancers, dispatchers, registrars and outbound nodes together, each by its configuration in `kamailio-cfg/`.
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -88,6 +89,12 @@ impl Plan {
     /// The nodes of a role.
     pub fn of(&mut self, role: Role) -> impl Iterator<Item = &mut Config> {
         self.nodes.iter_mut().filter(move |(of, _)| *of == role).map(|(_, config)| config)
+    }
+
+    /// Where the nodes of a role will listen.
+    pub fn addresses(&self, role: Role) -> Vec<SocketAddrV4> {
+        let of = self.nodes.iter().filter(|(of, _)| *of == role);
+        of.map(|(_, config)| SocketAddrV4::new(config.address, config.port)).collect()
     }
 
     /// The same with a setting more for all nodes.

@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod digest;
+pub mod phone;
 pub mod sip;
 
 use std::io::Write;

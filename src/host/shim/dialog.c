@@ -1,5 +1,6 @@
 /* Dialogs: dialog's callbacks hand out its own structures, whose layout only its headers know. */
 #include <dlfcn.h>
+#include <time.h>
 #include "core/sr_module.h"
 #include "modules/dialog/dlg_load.h"
 #include "modules/dialog/dlg_hash.h"
@@ -53,6 +54,16 @@ static struct sip_msg *message_of(enum shim_dialog_moment moment, const struct d
 	return message == FAKED_REPLY ? NULL : message;
 }
 
+/* Whether nobody ended it in its time. The flag alone does not tell: a dialog in a profile has the same one. */
+static int has_expired(const struct dlg_cell *cell, const struct dlg_cb_params *params)
+{
+	int is_flagged = (cell->dflags & DLG_FLAG_EXPIRED) != 0;
+	int is_of_nobody = params->direction != DLG_DIR_DOWNSTREAM && params->direction != DLG_DIR_UPSTREAM;
+
+	/* A second more: the clock of timers is another. */
+	return is_flagged && is_of_nobody && time(NULL) + 1 >= (time_t)cell->start_ts + (time_t)cell->lifetime;
+}
+
 static void happened(struct dlg_cell *cell, int type, struct dlg_cb_params *params)
 {
 	enum shim_dialog_moment moment = moment_of(type);
@@ -62,7 +73,7 @@ static void happened(struct dlg_cell *cell, int type, struct dlg_cb_params *para
 			.from = params->direction == DLG_DIR_DOWNSTREAM ? SHIM_DIALOG_CALLER
 					: params->direction == DLG_DIR_UPSTREAM ? SHIM_DIALOG_CALLEE
 															: SHIM_DIALOG_NOBODY,
-			.has_expired = (cell->dflags & DLG_FLAG_EXPIRED) != 0,
+			.has_expired = has_expired(cell, params),
 			.call_id = cell->callid,
 			.caller_uri = cell->from_uri,
 			.callee_uri = cell->to_uri,
