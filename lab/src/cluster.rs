@@ -16,6 +16,7 @@ pub use up::{down, up};
 
 use crate::cassandra::{self, Cassandra};
 use crate::kamailio::MemoryManager;
+use crate::media::{self, Media};
 use crate::progress::step;
 use crate::topology::{self, Role, Topology};
 use crate::{net, workspace};
@@ -27,7 +28,7 @@ const KEYSPACE: &str = "sip";
 pub struct Plan {
     /// The domain served.
     pub domain: String,
-    /// Nodes of each role.
+    /// Nodes of each role, media nodes too.
     pub nodes: usize,
     /// Nodes of Cassandra.
     pub cassandra_nodes: usize,
@@ -56,7 +57,7 @@ impl Default for Plan {
 impl Plan {
     /// How many addresses it takes.
     fn size(&self) -> usize {
-        self.nodes * Role::ALL.len() + self.cassandra_nodes
+        self.nodes * (Role::ALL.len() + 1) + self.cassandra_nodes
     }
 
     /// One for each node, those of Cassandra last.
@@ -73,6 +74,7 @@ impl Plan {
 pub struct Cluster {
     // In this order: the nodes are stopped before their database.
     topology: Topology,
+    media: Vec<Media>,
     cassandra: Vec<Cassandra>,
     domain: String,
 }
@@ -83,18 +85,27 @@ impl Cluster {
         check_built()?;
         Cassandra::install()?;
         let mut addresses = plan.addresses();
-        let cassandra = start_cassandra(plan, &addresses.split_off(plan.nodes * Role::ALL.len()))?;
+        let cassandra = start_cassandra(plan, &addresses.split_off(plan.size() - plan.cassandra_nodes))?;
         let settings = settings(&cassandra);
         step("sipctl schema apply", || {
             sipctl(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
         })?;
-        let topology = start_topology(plan, &addresses, &settings)?;
-        Ok(Self { topology, cassandra, domain: plan.domain.clone() })
+        let media_addresses = addresses.split_off(plan.nodes * Role::ALL.len());
+        let mut nodes = node_configs(plan, &addresses, &settings);
+        let media = start_media(plan, &media_addresses, &mut nodes)?;
+        let what = format!("{} nodes of each of {} roles answer OPTIONS", plan.nodes, Role::ALL.len());
+        let topology = step(what, || Topology::start(nodes))?;
+        Ok(Self { topology, media, cassandra, domain: plan.domain.clone() })
     }
 
     /// The nodes that take SIP.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// The media nodes.
+    pub fn media(&self) -> &[Media] {
+        &self.media
     }
 
     /// The database nodes.
@@ -119,19 +130,23 @@ impl Cluster {
 
     /// Adds what the nodes have logged to an error.
     pub fn quoting_nodes(&self, error: Error) -> Error {
-        let logs = self.topology.nodes().map(|(_, node)| node.process().failure("").to_string());
+        let nodes = self.topology.nodes().map(|(_, node)| node.process());
+        let all = nodes.chain(self.media.iter().flat_map(Media::processes));
+        let logs = all.map(|process| process.failure("").to_string());
         error.context(logs.collect::<Vec<_>>().join("\n"))
     }
 
     /// Stops everything in order.
     pub fn stop(mut self) -> Result<()> {
         self.topology.stop()?;
+        self.media.into_iter().try_for_each(Media::stop)?;
         self.cassandra.iter_mut().try_for_each(Cassandra::stop)
     }
 
     /// Leaves everything running without us; [`Plan::outlive_us`] must have been set.
     pub fn detach(self) {
         self.topology.detach();
+        self.media.into_iter().for_each(Media::detach);
         self.cassandra.into_iter().for_each(Cassandra::detach);
     }
 }
@@ -159,7 +174,7 @@ fn start_cassandra(plan: &Plan, addresses: &[Ipv4Addr]) -> Result<Vec<Cassandra>
 
 /// Nodes that are friendly to tests: what a production start limits by default is far away here, and what it must be told to do
 /// is done.
-fn start_topology(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String)]) -> Result<Topology> {
+fn node_configs(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String)]) -> topology::Plan {
     let mut nodes = topology::Plan::new(plan.nodes, settings).env("SIP_DOMAIN", &plan.domain);
     for (name, value) in [
         ("AUTH_FAILURES_PER_SOURCE", 1_000_000),
@@ -184,8 +199,23 @@ fn start_topology(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, Stri
         config.dir = plan.dir.as_ref().map(|dir| dir.join(format!("{}-{address}", role.name())));
         config.outlive_us = plan.outlive_us;
     }
-    let what = format!("{} nodes of each of {} roles answer OPTIONS", plan.nodes, Role::ALL.len());
-    step(what, || Topology::start(nodes))
+    nodes
+}
+
+/// Media nodes of these dispatchers, which are added to their list.
+fn start_media(plan: &Plan, addresses: &[Ipv4Addr], nodes: &mut topology::Plan) -> Result<Vec<Media>> {
+    let dispatchers = nodes.addresses(Role::Dispatcher);
+    let config = |&address: &Ipv4Addr| -> Result<media::Config> {
+        Ok(media::Config {
+            address,
+            dir: plan.dir.as_ref().map(|dir| dir.join(format!("media-{address}"))),
+            outlive_us: plan.outlive_us,
+            ..media::Config::new(&dispatchers, &plan.domain)?
+        })
+    };
+    let configs = addresses.iter().map(config).collect::<Result<Vec<_>>>()?;
+    nodes.lines += &configs.iter().map(media::Config::line).collect::<String>();
+    step(format!("{} media nodes take calls", configs.len()), || configs.iter().map(Media::start).collect())
 }
 
 fn settings(nodes: &[Cassandra]) -> Vec<(String, String)> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lab::{net, workspace};
 
-const ROLES: [&str; 4] = ["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"];
+const ROLES: [&str; 5] = ["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND", "MEDIA"];
 
 fn lab(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lab")).args(args).stdin(Stdio::null()).output().expect("the lab's command line")
@@ -27,9 +27,9 @@ fn the_demo_shows_the_way_of_its_call_and_what_was_stored() {
     let shown = run(&["demo"]);
     let way = shown.lines().find(|line| line.contains("its way")).expect("the way of the call");
     let places: Vec<_> =
-        ["load-balancer 2", "dispatcher", "outbound", "load-balancer 1"].map(|role| way.find(role)).into();
+        ["load-balancer 2", "dispatcher", "media", "outbound", "load-balancer 1"].map(|role| way.find(role)).into();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{way}");
-    assert!(shown.contains("answered (200)") && shown.contains("received=sip:"), "{shown}");
+    assert!(shown.contains("answered (200)") && shown.contains("flow="), "{shown}");
 }
 
 /// Takes the cluster down whatever became of the test.

@@ -15,9 +15,13 @@ use crate::{net, wait};
 /// How long a call may take into the history.
 const RECORDED: Duration = Duration::from_secs(20);
 
+/// A number of bob's, and what is dialled to be joined with it by a media node.
+const NUMBER: &str = "1000";
+const DIALLED: &str = "*91000";
+
 const PASSWORD: &str = "correct-horse-battery-staple";
 
-/// Starts everything, provisions alice and bob, registers both, lets alice call bob, shows what is stored, and stops everything.
+/// Starts everything, provisions alice and bob, registers both, lets alice call bob through a media node, shows what is stored, and stops everything.
 pub fn demo(plan: &Plan) -> Result<()> {
     let cluster = Cluster::start(plan)?;
     run(&cluster).map_err(|error| cluster.quoting_nodes(error))?;
@@ -32,6 +36,8 @@ fn run(cluster: &Cluster) -> Result<()> {
             cluster.sipctl(&["subscriber", "add", aor, "--password-stdin"], &format!("{PASSWORD}\n"))
         })?;
     }
+    let number = format!("{NUMBER}@{domain}");
+    step(format!("sipctl alias add {number} {bob}"), || cluster.sipctl(&["alias", "add", &number, &bob], ""))?;
     let balancers = cluster.topology().of(Role::LoadBalancer);
     let [first, .., last] = &balancers[..] else { anyhow::bail!("the demo takes two load balancers") };
     let bob_lives = (net::loopback(), 5062);
@@ -39,9 +45,11 @@ fn run(cluster: &Cluster) -> Result<()> {
     step(format!("alice registers at {}", last.address()), || {
         register(phone(cluster, last, "alice"), (net::loopback(), 5062))
     })?;
-    let (call, answered) = step("alice calls bob", || call(phone(cluster, last, "alice"), &bob, bob_lives))?;
+    let (call, answered) = step(format!("alice calls {DIALLED}"), || {
+        call(phone(cluster, last, "alice"), &format!("{DIALLED}@{domain}"), bob_lives)
+    })?;
     call.ladder().iter().for_each(say);
-    say(format!("its way: {}", way(cluster, &answered).join(" -> ")));
+    say(format!("its way: alice -> {} -> bob", way(cluster, &call, &answered).join(" -> ")));
     step("the call is recorded", || until_recorded(cluster, &bob))?;
     show(cluster, &[&alice, &bob])
 }
@@ -69,24 +77,40 @@ fn call(phone: impl Fn(&str) -> Sipp, callee: &str, (address, port): (Ipv4Addr, 
     Ok((report, answered))
 }
 
-/// Names of the nodes that the INVITE of the call passed, as its Via tell the callee (RFC 3261 section 8.1.1.7).
-fn way(cluster: &Cluster, answered: &Report) -> Vec<String> {
-    let invite =
-        answered.messages.lines().skip_while(|line| !line.starts_with("INVITE ")).take_while(|line| !line.is_empty());
-    let via = invite.filter_map(|line| line.strip_prefix("Via: SIP/2.0/UDP ")?.split([';', ':', ' ']).next());
-    let mut way: Vec<String> = via.map(|host| name(cluster, host)).collect();
+/// Names of the nodes that the call passed: those that stay in the caller's leg, as the answer tells the caller (RFC 3261 section
+/// 12.1.2), and those that the callee's INVITE passed, as its Via tell the callee (section 8.1.1.7).
+fn way(cluster: &Cluster, calling: &Report, answered: &Report) -> Vec<String> {
+    let of = |report: &Report, start: &str, header: &str| -> Vec<String> {
+        let message =
+            report.messages.lines().skip_while(|line| !line.starts_with(start)).take_while(|line| !line.is_empty());
+        let bodies = message.filter_map(|line| line.strip_prefix(header)).flat_map(|line| line.split(','));
+        bodies.filter_map(|body| known(cluster, body)).collect()
+    };
+    let mut way: Vec<String> = of(calling, "SIP/2.0 200", "Record-Route:");
     way.reverse();
+    let mut second = of(answered, "INVITE ", "Via:");
+    second.reverse();
+    way.extend(second);
+    way.dedup();
     way
 }
 
-/// What is at an address: a node by its role and number, else a phone.
-fn name(cluster: &Cluster, host: &str) -> String {
-    let of = |role: Role| (1..).zip(cluster.topology().of(role)).map(move |(number, node)| (role, number, node));
-    let found = Role::ALL.into_iter().flat_map(of).find(|(.., node)| node.address().ip().to_string() == host);
-    match found {
-        Some((role, number, _)) => format!("{} {number}", role.name()),
-        None => format!("phone at {host}"),
-    }
+/// The node whose address is in the text.
+fn known(cluster: &Cluster, text: &str) -> Option<String> {
+    let numbered = |name: &'static str, addresses: Vec<Ipv4Addr>| {
+        (1..).zip(addresses).map(move |(number, address): (u32, _)| (format!("{name} {number}"), address))
+    };
+    let topology = cluster.topology();
+    let of = |role: Role| numbered(role.name(), topology.of(role).iter().map(|node| *node.address().ip()).collect());
+    let media = numbered("media", cluster.media().iter().map(|node| *node.address().ip()).collect());
+    let mut all = Role::ALL.into_iter().flat_map(of).chain(media);
+    let is_there = |address: Ipv4Addr| {
+        let address = address.to_string();
+        // No longer address that begins like it.
+        text.match_indices(&address)
+            .any(|(at, _)| !text[at + address.len()..].starts_with(|c: char| c.is_ascii_digit()))
+    };
+    all.find(|(_, address)| is_there(*address)).map(|(name, _)| name)
 }
 
 /// What is recorded is written a moment after it happened.

@@ -1,12 +1,14 @@
 //! What `make up` has left running: `target/cluster.json` for `make down`, `target/cluster.env` for everybody else.
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
+use crate::media::Media;
 use crate::process::Managed;
 use crate::topology::Role;
 use crate::{cpu, workspace};
@@ -40,6 +42,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn of(cluster: &Cluster) -> Self {
         let mut servers: Vec<Server> = cluster.topology().nodes().map(|(_, node)| Server::of(node.process())).collect();
+        servers.extend(cluster.media().iter().flat_map(Media::processes).map(Server::of));
         servers.extend(cluster.cassandra().iter().map(|node| Server::of(node.process())));
         Self { servers }
     }
@@ -83,12 +86,18 @@ pub(super) fn write_env(cluster: &Cluster) -> Result<()> {
 fn variables(cluster: &Cluster) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
+    let mut set_node = |name: &str, number: u32, address: SocketAddrV4, pid: u32| {
+        let name = if number == 1 { name.to_owned() } else { format!("{name}_{number}") };
+        set(&format!("{name}_ADDR"), address.to_string());
+        set(&format!("{name}_PID"), pid.to_string());
+    };
     for (role, name) in Role::ALL.into_iter().zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"]) {
         for (number, node) in (1..).zip(cluster.topology().of(role)) {
-            let name = if number == 1 { name.to_owned() } else { format!("{name}_{number}") };
-            set(&format!("{name}_ADDR"), node.address().to_string());
-            set(&format!("{name}_PID"), node.pid().to_string());
+            set_node(name, number, node.address(), node.pid());
         }
+    }
+    for (number, node) in (1..).zip(cluster.media()) {
+        set_node("MEDIA", number, node.address(), node.pid());
     }
     for (name, value) in cluster.settings() {
         set(&name, value);
