@@ -228,6 +228,7 @@ fn wrong_files(site: &Site) -> Result<()> {
         let config = site
             .script(&format!("kamailio-cfg/{role}.cfg"))
             .env("NONCE_SECRET", "any")
+            .env("FLOW_TOKEN_SECRET", "any")
             .env("DISPATCHER_LIST", list.display())
             .env(setting, value);
         let log = Kamailio::start_expecting_failure(config)?;
