@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::digest::credentials;
-use common::sip::{Agent, headers, response, status};
+use common::sip::{Agent, headers, response, status, with_lines};
 use common::{DOMAIN, Site, enrol, phone, run};
 use lab::kamailio::Kamailio;
 use lab::sipp::{Sipp, Transport};
@@ -16,11 +16,13 @@ use lab::{net, wait};
 
 fn main() -> ExitCode {
     common::suite(
-        &["alice", "bob", "carol", "dave", "erin"],
+        &["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"],
         &[
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_udp", called_by_udp),
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_tcp", called_by_tcp),
             ("a_caller_who_gives_up_ends_the_ringing_by_udp_and_by_tcp", given_up),
+            ("phones_of_the_same_q_ring_together_until_one_answers_or_the_caller_gives_up", forked),
+            ("the_next_flow_of_a_phone_is_tried_when_one_is_gone", next_flow),
             ("the_death_of_a_node_of_each_role_is_not_noticed", deaths),
             ("a_call_whose_dispatcher_dies_ends_by_its_bye", bye_after_death),
             ("other_methods_pass_and_a_phone_passes_for_no_node", other_methods),
@@ -92,6 +94,76 @@ fn given_up(site: &Site) -> Result<()> {
         callee.send(&response(&invite, "487 Request Terminated"))?;
         callee.receive_request("ACK")?;
         caller.wait()?.check().with_context(|| topology.logs())?;
+    }
+    Ok(())
+}
+
+fn forked(site: &Site) -> Result<()> {
+    let topology = two_of_each(site)?;
+    let [first, second] = load_balancers(&topology)?;
+    let mut phones = [Agent::udp(first)?, Agent::tcp(second)?];
+    for phone in &mut phones {
+        enrol(phone, "frank")?;
+    }
+    for is_answered in [true, false] {
+        let scenario = if is_answered { "uac_invite_auth.xml" } else { "uac_cancel.xml" };
+        let caller = phone(second, scenario, "alice").key("callee", format!("frank@{DOMAIN}"));
+        let caller = caller.ignore_unexpected().spawn()?;
+        let mut invites = Vec::new();
+        for phone in &mut phones {
+            invites.push(phone.receive_request("INVITE").with_context(|| topology.logs())?);
+        }
+        for (phone, invite) in phones.iter_mut().zip(&invites) {
+            phone.send(&response(invite, "180 Ringing"))?;
+        }
+        let silent = if is_answered {
+            let answer = with_lines(&response(&invites[0], "200 OK"), &phones[0].contact("frank", ""));
+            phones[0].send(&answer)?;
+            1..2
+        } else {
+            0..2
+        };
+        for index in silent {
+            let cancel = phones[index].receive_request("CANCEL").with_context(|| topology.logs())?;
+            phones[index].send(&response(&cancel, "200 OK"))?;
+            phones[index].send(&response(&invites[index], "487 Request Terminated"))?;
+            phones[index].receive_request("ACK")?;
+        }
+        if is_answered {
+            phones[0].receive_request("ACK")?;
+            let bye = phones[0].receive_request("BYE")?;
+            phones[0].send(&response(&bye, "200 OK"))?;
+        }
+        caller.wait()?.check().with_context(|| topology.logs())?;
+    }
+    Ok(())
+}
+
+fn next_flow(site: &Site) -> Result<()> {
+    let topology = two_of_each(site)?;
+    let [first, second] = load_balancers(&topology)?;
+    let mut caller = Agent::udp(second)?;
+    // Whichever is asked first.
+    for (user, gone) in [("grace", 0), ("heidi", 1)] {
+        let mut flows = vec![Agent::tcp(first)?, Agent::tcp(second)?];
+        for (number, flow) in (1..).zip(&mut flows) {
+            let instance = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000A95A0E128>\"";
+            let contact = flow.contact(user, &format!(";reg-id={number};{instance}"));
+            let lines = [contact.as_str(), "Supported: path, outbound"];
+            let challenge = flow.ask(&flow.register(user, &lines))?;
+            let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), user)?;
+            let answer = flow.ask(&flow.register(user, &[lines[0], lines[1], &met]))?;
+            ensure!(status(&answer) == Some(200) && headers(&answer, "Require") == ["outbound"], "{answer}");
+        }
+        drop(flows.remove(gone));
+        let uri = format!("sip:{user}@{DOMAIN}");
+        let challenge = caller.ask(&caller.request("MESSAGE", &uri, "carol", user, &[]))?;
+        let met = credentials(&challenge, "MESSAGE", &uri, "carol")?;
+        caller.send(&caller.request("MESSAGE", &uri, "carol", user, &[&met]))?;
+        let arrived = flows[0].receive_request("MESSAGE").with_context(|| topology.logs())?;
+        flows[0].send(&response(&arrived, "200 OK"))?;
+        let answer = caller.final_response()?;
+        ensure!(status(&answer) == Some(200), "{answer}");
     }
     Ok(())
 }
