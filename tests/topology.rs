@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::digest::credentials;
-use common::sip::{Agent, headers, response, status, with_lines};
-use common::{DOMAIN, Site, enrol, phone, run};
+use common::digest::{Challenge, answered, credentials};
+use common::sip::{Agent, ack, headers, response, status, with_lines};
+use common::{DOMAIN, PASSWORD, Site, enrol, phone, run};
 use lab::kamailio::Kamailio;
 use lab::sipp::{Sipp, Transport};
 use lab::topology::{Role, Topology};
@@ -16,7 +16,7 @@ use lab::{net, wait};
 
 fn main() -> ExitCode {
     common::suite(
-        &["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"],
+        &["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan"],
         &[
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_udp", called_by_udp),
             ("a_phone_registers_at_one_load_balancer_and_is_called_through_another_by_tcp", called_by_tcp),
@@ -29,6 +29,8 @@ fn main() -> ExitCode {
             ("what_begins_is_spread_over_the_dispatchers_by_weight", spread),
             ("without_cassandra_the_phone_is_told_to_come_back_and_no_other_node_is_asked", unavailable),
             ("a_route_to_strangers_is_refused", strangers),
+            ("who_guesses_passwords_is_slowed_by_the_address_that_the_load_balancer_sees", guesser),
+            ("a_caller_has_no_more_calls_than_allowed_over_all_dispatchers", limited),
         ],
     )
 }
@@ -285,4 +287,50 @@ fn strangers(site: &Site) -> Result<()> {
     let answer = direct.ask(&direct.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "carol", "bob", &[]))?;
     ensure!(status(&answer) == Some(403), "{answer}");
     Ok(())
+}
+
+fn guesser(site: &Site) -> Result<()> {
+    let topology = Topology::start(site.roles(2).env("AUTH_FAILURES_PER_SOURCE", 3))?;
+    let balancer = topology.of(Role::LoadBalancer)[0];
+    let (mut guesser, mut other) = (Agent::udp(balancer)?, Agent::udp(balancer)?);
+    let try_with = |phone: &mut Agent, password: &str| -> Result<Option<u16>> {
+        let contact = phone.contact("ivan", "");
+        let challenge = phone.ask(&phone.register("ivan", &[&contact]))?;
+        let challenges = headers(&challenge, "WWW-Authenticate");
+        let challenge = Challenge::parse(challenges.first().context("no challenge")?)?;
+        let met = format!("Authorization: {}", answered(challenge.credentials("ivan"), "REGISTER", password)?);
+        Ok(status(&phone.ask(&phone.register("ivan", &[&contact, &met]))?))
+    };
+    // Each of the two registrars counts for itself.
+    for _ in 0..8 {
+        ensure!(try_with(&mut guesser, "wrong")? == Some(401));
+    }
+    let (guessed, owner) = (try_with(&mut guesser, PASSWORD)?, try_with(&mut other, PASSWORD)?);
+    ensure!((guessed, owner) == (Some(401), Some(200)), "{guessed:?} {owner:?}");
+    Ok(())
+}
+
+fn limited(site: &Site) -> Result<()> {
+    let topology = Topology::start(site.roles(2).env("CHECK_MAX_CALLS", 1))?;
+    let [first, second] = load_balancers(&topology)?;
+    let (address, port) = (net::loopback(), 5062);
+    let at = |sipp: Sipp| sipp.local(address).local_port(port);
+    let ivan = format!("ivan@{DOMAIN}");
+    run(first, at(phone(first, "register.xml", "grace")).key("params", ";expires=60"))?;
+    site.sipctl(&["subscriber", "set", &ivan, "--max-calls", "1"], "")?;
+    let _answering = at(Sipp::new("uas_answer.xml")).endless().ignore_unexpected().spawn()?;
+    let calling = || phone(second, "uac_invite_auth.xml", "ivan").key("callee", format!("grace@{DOMAIN}"));
+    let talking = calling().ignore_unexpected().pause(Duration::from_secs(4)).spawn()?;
+    wait::until("the call in the view", SOON, || {
+        site.sipctl(&["--json", "calls", "--subscriber", &ivan], "").is_ok_and(|calls| calls.contains("answered"))
+    })?;
+    let mut another = Agent::udp(first)?;
+    let (uri, here) = (format!("sip:grace@{DOMAIN}"), another.contact("ivan", ""));
+    let invite = another.request("INVITE", &uri, "ivan", "grace", &[&here]);
+    let challenge = another.ask(&invite)?;
+    another.send(&ack(&invite, &challenge))?;
+    let met = credentials(&challenge, "INVITE", &uri, "ivan")?;
+    let answer = another.ask(&another.request("INVITE", &uri, "ivan", "grace", &[&here, &met]))?;
+    ensure!(status(&answer) == Some(403), "{answer}\n{}", topology.logs());
+    talking.wait()?.check().with_context(|| topology.logs())
 }
