@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use common::load::{Call, calls};
 use common::{DOMAIN, Site, phone, run};
-use lab::sipp::{Report, Sipp};
+use lab::sipp::Sipp;
 use lab::topology::{Role, Topology};
 use lab::{net, wait};
 
@@ -24,8 +24,6 @@ const CALLS: u64 = 500;
 /// How long each call is talked.
 const TALK: Duration = Duration::from_secs(3);
 const BETWEEN_DEATHS: Duration = Duration::from_millis(2500);
-/// A call that began longer before a death was no longer being set up.
-const SETTING_UP: Duration = Duration::from_secs(1);
 /// Longer than the way to a dead node, a living one, and all that is sent again.
 const NO_ANSWER: Duration = Duration::from_secs(15);
 const RECORDED: Duration = Duration::from_secs(20);
@@ -45,15 +43,13 @@ fn calls_go_on(site: &Site) -> Result<()> {
     let mut deaths = Vec::new();
     for role in [Role::Dispatcher, Role::Registrar, Role::Outbound] {
         std::thread::sleep(BETWEEN_DEATHS); // the load is what goes on meanwhile
-        deaths.push(SystemTime::now());
         topology.kill(role, 0)?;
+        deaths.push(SystemTime::now());
     }
     registering.wait()?.check().with_context(|| topology.logs())?;
     let calls = calls(&calling.wait()?)?;
     ensure!(calls.len() as u64 == CALLS, "{} calls were begun", calls.len());
-    let being_set_up = |call: &Call| {
-        deaths.iter().any(|death| death.duration_since(call.begun).is_ok_and(|before| before <= SETTING_UP))
-    };
+    let being_set_up = |call: &Call| deaths.iter().any(|death| call.was_being_set_up(*death));
     let lost: Vec<&Call> = calls.values().filter(|call| !call.answered).collect();
     let unexplained: Vec<&&Call> = lost.iter().filter(|call| !being_set_up(call)).collect();
     ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {deaths:?}\n{}", topology.logs());
@@ -75,31 +71,4 @@ fn recorded(site: &Site) -> Result<usize> {
     let shown = site.sipctl(&["--json", "history", &aor], "")?;
     let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
     Ok(calls.iter().filter(|call| call["disposition"] == "answered").count())
-}
-
-/// What the caller saw of a call.
-#[derive(Debug)]
-struct Call {
-    begun: SystemTime,
-    answered: bool,
-    ended: bool,
-}
-
-/// The calls of a run by Call-ID, from the messages that it has written down.
-fn calls(report: &Report) -> Result<BTreeMap<String, Call>> {
-    let mut calls = BTreeMap::new();
-    for (time, message) in report.timed_messages()? {
-        let header = |name: &str| common::sip::headers(message, name).first().copied().unwrap_or_default();
-        let call = calls.entry(header("Call-ID").to_owned()).or_insert_with(|| Call {
-            begun: time,
-            answered: false,
-            ended: false,
-        });
-        match (message.lines().next().unwrap_or_default(), header("CSeq").split(' ').nth(1)) {
-            ("SIP/2.0 200 OK", Some("INVITE")) => call.answered = true,
-            ("SIP/2.0 200 OK", Some("BYE")) => call.ended = true,
-            _ => {}
-        }
-    }
-    Ok(calls)
 }

@@ -3,14 +3,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use common::calls::{events, listed, names};
+use common::load::{Call, calls};
 use common::phone::{Phone, hear_each_other};
 use common::sip::{Agent, headers, status};
-use common::{DOMAIN, Site};
+use common::{DOMAIN, Site, phone};
 use lab::RunDir;
 use lab::kamailio::Kamailio;
 use lab::media::{self, Media};
@@ -34,6 +36,9 @@ fn main() -> ExitCode {
 }
 
 const SOON: Duration = Duration::from_secs(20);
+/// Calls of the load, at 50 a second.
+const LOAD: u64 = 200;
+const TALK: Duration = Duration::from_secs(60);
 /// How long the end of calls may need whose media node is gone (kamailio-cfg/README.md), on a busy machine.
 const ENDED: Duration = Duration::from_secs(75);
 
@@ -191,8 +196,13 @@ fn killed(site: &Site) -> Result<()> {
     callee.answer().with_context(|| nodes.logs())?;
     let calling = caller.answered()?;
     callee.acknowledged()?;
+    // Longer than the end of those of a dead node may need.
+    let load = phone(first, "uac_invite_auth.xml", "bob").key("callee", format!("*43@{DOMAIN}")).pause(TALK);
+    let load = load.calls(LOAD).rate(50.0).timeout(2 * TALK).arg("-recv_timeout").arg("15000").spawn()?;
+    until("half of the load", SOON, || active(site, "bob").is_ok_and(|calls| calls >= LOAD as usize / 2))?;
     let dead = nodes.media.iter().position(|node| calling.media.ip() == *node.address().ip()).context("no node")?;
     nodes.media[dead].kill()?;
+    let death = SystemTime::now();
     let alive = *nodes.media[1 - dead].address().ip();
     for other in &mut others {
         other.invite("*43", &[])?;
@@ -209,6 +219,39 @@ fn killed(site: &Site) -> Result<()> {
     }
     let call = until_over(site, "alice", &calling.call_id, "lost")?;
     ensure!(call["reason"] == "its media node is gone", "{call}");
+    check_load(site, &calls(&load.wait()?)?, death).with_context(|| nodes.logs())
+}
+
+/// Answered calls that are under way.
+fn active(site: &Site, user: &str) -> Result<usize> {
+    let shown = site.sipctl(&["--json", "calls", "--subscriber", &format!("{user}@{DOMAIN}")], "")?;
+    Ok(shown.matches("\"answered\"").count())
+}
+
+/// Every call of bob's load has ended: by himself, or by us when its media node was gone, and is recorded so. Lost are, besides, at
+/// most those that were being set up at the death.
+fn check_load(site: &Site, calls: &BTreeMap<String, Call>, death: SystemTime) -> Result<()> {
+    ensure!(calls.len() as u64 == LOAD, "{} calls were begun", calls.len());
+    let unexplained: Vec<&Call> =
+        calls.values().filter(|call| !call.answered && !call.was_being_set_up(death)).collect();
+    ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {death:?}");
+    let hanging: Vec<_> = calls.iter().filter(|(_, call)| call.answered && !call.ended && !call.was_ended).collect();
+    ensure!(hanging.is_empty(), "{hanging:#?} did not end");
+    let (lost, others): (Vec<_>, Vec<_>) =
+        calls.iter().filter(|(_, call)| call.answered).partition(|(_, call)| call.was_ended);
+    println!("{} calls went on, {} were lost with their media node", others.len(), lost.len());
+    ensure!(!lost.is_empty() && !others.is_empty(), "all calls were at one media node");
+    let is_recorded = || -> Result<bool> {
+        let shown = site.sipctl(&["--json", "history", &format!("bob@{DOMAIN}")], "")?;
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+        let recorded: BTreeMap<&str, &str> =
+            listed.iter().filter_map(|call| Some((call["call_id"].as_str()?, call["disposition"].as_str()?))).collect();
+        let as_recorded = |(call_id, call): &(&String, &Call)| {
+            recorded.get(call_id.as_str()) == Some(if call.was_ended { &"lost" } else { &"answered" })
+        };
+        Ok(lost.iter().chain(&others).all(as_recorded))
+    };
+    until("all of them in the list as they ended", SOON, || is_recorded().is_ok_and(|is| is))?;
     Ok(())
 }
 

@@ -110,7 +110,8 @@ fn forked(site: &Site) -> Result<()> {
     for is_answered in [true, false] {
         let scenario = if is_answered { "uac_invite_auth.xml" } else { "uac_cancel.xml" };
         let caller = phone(second, scenario, "alice").key("callee", format!("frank@{DOMAIN}"));
-        let caller = caller.ignore_unexpected().spawn()?;
+        // A BYE at once could overtake the ACK.
+        let caller = caller.ignore_unexpected().pause(Duration::from_millis(500)).spawn()?;
         let mut invites = Vec::new();
         for phone in &mut phones {
             invites.push(phone.receive_request("INVITE").with_context(|| topology.logs())?);

@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod digest;
+pub mod load;
 pub mod phone;
 pub mod sip;
 
