@@ -50,7 +50,7 @@ fn run(cluster: &Cluster) -> Result<()> {
     })?;
     call.ladder().iter().for_each(say);
     say(format!("its way: alice -> {} -> bob", way(cluster, &call, &answered).join(" -> ")));
-    step("the call is recorded", || until_recorded(cluster, &bob))?;
+    step("the call is recorded", || until_recorded(cluster, &alice))?;
     show(cluster, &[&alice, &bob])
 }
 
@@ -114,10 +114,10 @@ fn known(cluster: &Cluster, text: &str) -> Option<String> {
 }
 
 /// What is recorded is written a moment after it happened.
-fn until_recorded(cluster: &Cluster, callee: &str) -> Result<()> {
+fn until_recorded(cluster: &Cluster, caller: &str) -> Result<()> {
     let is_over = |history: String| history.contains("answered");
     wait::until("the end of the call in the history", RECORDED, || {
-        cluster.sipctl(&["--json", "history", callee], "").is_ok_and(is_over)
+        cluster.sipctl(&["--json", "history", caller], "").is_ok_and(is_over)
     })
 }
 

@@ -78,12 +78,13 @@ pub(crate) fn again(site: &Site) -> Result<()> {
     })
 }
 
-/// The tables of version 1 that later versions change.
-const VERSION_1: [&str; 8] = [
+/// The tables of version 1 that later versions change, or read before they are upgraded.
+const VERSION_1: [&str; 9] = [
     "CREATE KEYSPACE old WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 2, 'dc2': 1}",
     "CREATE TABLE old.schema_version (component text PRIMARY KEY, version int, applied_at timestamp)",
     "CREATE TABLE old.subscriber (domain text, username text, account_id text, enabled boolean, ha1 text, ha1_sha256 text, \
      max_contacts int, max_calls int, attrs frozen<map<text, text>>, updated_at timestamp, PRIMARY KEY ((domain, username)))",
+    "CREATE TABLE old.alias (domain text, alias text, target_domain text, target_username text, PRIMARY KEY ((domain, alias)))",
     "CREATE TABLE old.location (domain text, username text, binding text, contact text, received text, path text, \
      q smallint, expires_at timestamp, state tinyint, call_id text, cseq bigint, user_agent text, methods int, cflags int, \
      instance text, reg_id int, ruid text, socket text, dc text, edge text, registrar text, registered_at timestamp, \
