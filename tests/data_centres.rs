@@ -2,21 +2,20 @@
 
 mod common;
 
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::digest::credentials;
 use common::sip::{Agent, headers, status};
-use common::{DOMAIN, PASSWORD, phone, run};
+use common::{DOMAIN, PASSWORD, phone, roles, run, settings};
 use lab::cassandra::{Cassandra, Options};
 use lab::kamailio::Kamailio;
 use lab::networks::{Link, Network};
 use lab::sipp::{Running, Sipp};
 use lab::topology::{ELSEWHERE, Plan, Role, Topology};
-use lab::{net, wait, workspace};
+use lab::{net, wait};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -129,21 +128,12 @@ fn cassandra(network: &Network, dc: &str, seed: Option<Ipv4Addr>) -> Result<Cass
 }
 
 impl Centre<'_> {
-    fn settings(&self) -> [(String, String); 7] {
-        [
-            ("CASSANDRA_CONTACT_POINTS", self.cassandra.contact_point()),
-            ("CASSANDRA_LOCAL_DC", self.name.to_owned()),
-            ("SIP_DOMAIN", DOMAIN.to_owned()),
-            ("REQUESTS_PER_SOURCE", "10000".to_owned()),
-            ("MIN_EXPIRES", "5".to_owned()),
-            ("AUTH_FAILURES_PER_SOURCE", "1000000".to_owned()),
-            ("AUTH_FAILURES_PER_AOR", "1000000".to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
+    fn settings(&self) -> Vec<(String, String)> {
+        settings(&self.cassandra.contact_point(), self.name)
     }
 
     fn plan(&self, count: usize) -> Plan {
-        let mut plan = Plan::new(count, &self.settings());
+        let mut plan = roles(count, &self.settings());
         for (number, (role, config)) in plan.nodes.iter_mut().enumerate() {
             config.address = self.network.address();
             config.env.push(("NODE_NAME".to_owned(), format!("{}-{}-{number}", self.name, role.name())));
@@ -153,13 +143,7 @@ impl Centre<'_> {
 
     /// Runs sipctl here and returns what it prints.
     fn sipctl(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut command = Command::new(workspace().sipctl());
-        command.args(args).envs(self.settings()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.network.inside(|| command.spawn().context("sipctl does not start: run `make build`"))?;
-        child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "sipctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        self.network.inside(|| lab::sipctl::run(&self.settings(), args, input))
     }
 
     fn list(&self, args: &[&str]) -> Result<Vec<Value>> {

@@ -1,11 +1,9 @@
 //! The systems that are measured: the stock peers on MariaDB, and this module, plain and async, on Cassandra.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lab::cassandra::{self, Cassandra};
 use lab::kamailio::{Config, Kamailio, MemoryManager};
 use lab::mariadb::{self, MariaDb};
@@ -301,15 +299,6 @@ fn provision_cassandra(cassandra: &Cassandra, users: &[Subscriber]) -> Result<()
 }
 
 fn sipctl(cassandra: &Cassandra, args: &[&str]) -> Result<()> {
-    let output = Command::new(workspace().sipctl())
-        .args(args)
-        .env("CASSANDRA_CONTACT_POINTS", cassandra.contact_point())
-        .stdin(Stdio::null())
-        .output()
-        .context("sipctl does not start: run `make build`")?;
-    if !output.status.success() {
-        std::io::stderr().write_all(&output.stderr)?;
-        bail!("sipctl {} failed", args.join(" "));
-    }
-    Ok(())
+    let settings = [("CASSANDRA_CONTACT_POINTS".to_owned(), cassandra.contact_point())];
+    lab::sipctl::run(&settings, args, "").map(drop)
 }

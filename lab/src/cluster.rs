@@ -4,12 +4,10 @@ mod demo;
 mod state;
 mod up;
 
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Error, Result, bail};
 
 pub use demo::demo;
 pub use up::{down, up};
@@ -19,7 +17,7 @@ use crate::kamailio::MemoryManager;
 use crate::media::{self, Media};
 use crate::progress::step;
 use crate::topology::{self, Role, Topology};
-use crate::{net, workspace};
+use crate::{net, sipctl, workspace};
 
 const KEYSPACE: &str = "sip";
 
@@ -88,7 +86,7 @@ impl Cluster {
         let cassandra = start_cassandra(plan, &addresses.split_off(plan.size() - plan.cassandra_nodes))?;
         let settings = settings(&cassandra);
         step("sipctl schema apply", || {
-            sipctl(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
+            sipctl::run(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
         })?;
         let media_addresses = addresses.split_off(plan.nodes * Role::ALL.len());
         let mut nodes = node_configs(plan, &addresses, &settings);
@@ -125,7 +123,7 @@ impl Cluster {
 
     /// Runs `sipctl ARGS` with `input` on its standard input and returns what it prints.
     pub fn sipctl(&self, args: &[&str], input: &str) -> Result<String> {
-        sipctl(&self.settings(), args, input)
+        sipctl::run(&self.settings(), args, input)
     }
 
     /// Adds what the nodes have logged to an error.
@@ -228,26 +226,6 @@ fn settings(nodes: &[Cassandra]) -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()
-}
-
-fn sipctl(settings: &[(String, String)], args: &[&str], input: &str) -> Result<String> {
-    let mut child = Command::new(workspace().sipctl())
-        .args(args)
-        .envs(settings.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run sipctl: run `make build`")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(input.as_bytes()); // one that does not read says why in its output
-    }
-    let output = child.wait_with_output().context("cannot run sipctl")?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!("`sipctl {}` failed: {}", args.join(" "), error.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn quoting(node: &Cassandra, error: Error) -> Error {

@@ -24,6 +24,7 @@ pub mod process;
 pub mod progress;
 pub mod relay;
 pub mod rtpengine;
+pub mod sipctl;
 pub mod sipp;
 pub mod stock;
 pub mod suite;

@@ -7,19 +7,18 @@ pub mod load;
 pub mod phone;
 pub mod sip;
 
-use std::io::Write;
 use std::net::SocketAddrV4;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::cassandra::{Cassandra, Options};
 use lab::kamailio::{Config, Kamailio};
 use lab::relay::DelayRelay;
 use lab::sipp::{Report, Sipp};
 use lab::topology::Plan;
-use lab::{net, wait, workspace};
+use lab::{net, sipctl, wait, workspace};
 
 pub const DOMAIN: &str = "example.com";
 pub const PASSWORD: &str = "correct-horse";
@@ -70,21 +69,7 @@ impl Site {
 
     /// Runs sipctl and returns what it prints.
     pub fn sipctl(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut child = Command::new(workspace().sipctl())
-            .args(args)
-            .env("CASSANDRA_CONTACT_POINTS", &self.contact_point)
-            .env("CASSANDRA_LOCAL_DC", "dc1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("sipctl does not start: run `make build`")?;
-        child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("sipctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        sipctl::run(&settings(&self.contact_point, "dc1"), args, input)
     }
 
     /// The all-in-one configuration over this Cassandra, not started yet.
@@ -104,7 +89,7 @@ impl Site {
 
     /// So many nodes of each role over this Cassandra, not started yet.
     pub fn roles(&self, count: usize) -> Plan {
-        Plan::new(count, &self.settings()).env("REQUESTS_PER_SOURCE", 10_000)
+        roles(count, &settings(&self.contact_point, "dc1"))
     }
 
     /// The same with `text` in place of `place`, which it must hold.
@@ -135,26 +120,8 @@ impl Site {
     }
 
     fn on_cassandra(&self, mut config: Config) -> Config {
-        config.env.extend(self.settings());
+        config.env.extend(settings(&self.contact_point, "dc1"));
         config
-    }
-
-    /// What nodes over this Cassandra find in their environment.
-    fn settings(&self) -> Vec<(String, String)> {
-        [
-            ("CASSANDRA_CONTACT_POINTS", self.contact_point.as_str()),
-            ("CASSANDRA_LOCAL_DC", "dc1"),
-            ("SIP_DOMAIN", DOMAIN),
-            // A suite fails from one address more often than a phone.
-            ("AUTH_FAILURES_PER_SOURCE", "1000000"),
-            ("AUTH_FAILURES_PER_AOR", "1000000"),
-            ("MIN_EXPIRES", "5"),
-            ("MAX_CONTACTS", "0"),
-            // A machine full of tests is slow now and then without being overloaded.
-            ("LATENCY_TARGET_MS", "2000"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec()
     }
 
     /// A running node that has its Cassandra session.
@@ -183,6 +150,29 @@ impl Site {
         let shown = self.sipctl(&["--json", "registrations", &format!("{user}@{DOMAIN}")], "")?;
         Ok(serde_json::from_str(&shown)?)
     }
+}
+
+/// What nodes over this Cassandra, and sipctl, find in their environment.
+pub fn settings(contact_point: &str, dc: &str) -> Vec<(String, String)> {
+    [
+        ("CASSANDRA_CONTACT_POINTS", contact_point),
+        ("CASSANDRA_LOCAL_DC", dc),
+        ("SIP_DOMAIN", DOMAIN),
+        // A suite fails from one address more often than a phone.
+        ("AUTH_FAILURES_PER_SOURCE", "1000000"),
+        ("AUTH_FAILURES_PER_AOR", "1000000"),
+        ("MIN_EXPIRES", "5"),
+        ("MAX_CONTACTS", "0"),
+        // A machine full of tests is slow now and then without being overloaded.
+        ("LATENCY_TARGET_MS", "2000"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// So many nodes of each role with these settings, not started yet.
+pub fn roles(count: usize, settings: &[(String, String)]) -> Plan {
+    Plan::new(count, settings).env("REQUESTS_PER_SOURCE", 10_000)
 }
 
 /// Starts the nodes that a cluster lacks besides its first, each in a rack of its own.
