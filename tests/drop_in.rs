@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use common::{DOMAIN, PASSWORD, Site, run, until_connected};
+use common::{DOMAIN, PASSWORD, Site, run};
 use lab::kamailio::{Config, Kamailio};
 use lab::mariadb::{self, MariaDb};
 use lab::sipp::{Report, Sipp};
@@ -58,7 +58,7 @@ impl Peers {
         let site = Site::start(1, &USERS)?;
         let stock = Kamailio::start(stock_modules(&mariadb)?)?;
         let ours = Kamailio::start(our_module(&site)?)?;
-        until_connected(&ours)?;
+        ours.wait_for_cassandra()?;
         let [phone, caller] = [(); 2].map(|()| SocketAddrV4::new(net::loopback(), 5070));
         Ok(Self { stock, ours, phone, caller, _mariadb: mariadb, _site: site })
     }

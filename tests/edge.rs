@@ -714,7 +714,7 @@ fn baresip(platform: &Platform) -> Result<()> {
 fn browser_called(platform: &Platform) -> Result<()> {
     let dir = RunDir::new("edge")?;
     let (topology, tls) = whole_topology(platform, &dir)?;
-    let [first, second] = [0, 1].map(|node| topology.of(Role::LoadBalancer)[node]);
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let at = |port| SocketAddrV4::new(*first.address().ip(), port);
     for mut browser in [secure::websocket(at(8080), ORIGIN)?, secure::secure_websocket(at(8443), &tls.ca_pem, ORIGIN)?]
     {

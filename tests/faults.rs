@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{ALL_IN_ONE, DOMAIN, PASSWORD, PLAIN, Site, phone, run, statistic, status, until_connected};
+use common::{ALL_IN_ONE, DOMAIN, PASSWORD, PLAIN, Site, phone, run, statistic, status};
 use lab::kamailio::Kamailio;
 use lab::process::Signal;
 use lab::sipp::{Running, Sipp};
@@ -301,7 +301,7 @@ fn expiry(site: &Site) -> Result<()> {
 
     let cassandra = site.cassandra.lock().map_err(|_| anyhow::anyhow!("a test panicked"))?;
     cassandra.execute("ALTER TABLE sip.location WITH gc_grace_seconds = 20060")?;
-    until_connected(&kamailio)?;
+    kamailio.wait_for_cassandra()?;
     run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
     site.sipctl(&["schema", "check", "--max-expires", "20000"], "")?;
     cassandra.execute("ALTER TABLE sip.location WITH gc_grace_seconds = 10800")
@@ -365,7 +365,7 @@ fn starts_without_cassandra(site: &Site) -> Result<()> {
     let kamailio = Kamailio::start(site.all_in_one())?;
     run(&kamailio, phone(&kamailio, "register_expect_503.xml", "alice"))?;
     cassandra.restart()?;
-    until_connected(&kamailio)?;
+    kamailio.wait_for_cassandra()?;
     run(&kamailio, phone(&kamailio, "register.xml", "alice"))?;
     // The same session survives another restart.
     cassandra.kill9()?;

@@ -30,7 +30,7 @@ const RECORDED: Duration = Duration::from_secs(20);
 
 fn calls_go_on(site: &Site) -> Result<()> {
     let mut topology = Topology::start(site.roles(2))?;
-    let [first, second] = topology.of(Role::LoadBalancer)[..] else { anyhow::bail!("two load balancers") };
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let at = |sipp: Sipp, address| sipp.local(address).local_port(5062);
     let address = net::loopback();
     run(first, at(phone(first, "register.xml", "bob"), address))?;

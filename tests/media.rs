@@ -65,9 +65,8 @@ impl Nodes {
         Ok(Self { topology: Topology::start(plan)?, media })
     }
 
-    fn load_balancers(&self) -> [&Kamailio; 2] {
-        let nodes = self.topology.of(Role::LoadBalancer);
-        [nodes[0], nodes[1]]
+    fn load_balancers(&self) -> Result<[&Kamailio; 2]> {
+        self.topology.pair(Role::LoadBalancer)
     }
 
     /// What all nodes say.
@@ -86,7 +85,7 @@ fn until_over(site: &Site, user: &str, call_id: &str, disposition: &str) -> Resu
 
 fn both_ways(site: &Site) -> Result<()> {
     let nodes = Nodes::start(site, 1)?;
-    let [first, second] = nodes.load_balancers();
+    let [first, second] = nodes.load_balancers()?;
     for (tcp, number) in [(false, "1001"), (true, "1002")] {
         let agent = |node| if tcp { Agent::tcp(node) } else { Agent::udp(node) };
         let mut caller = Phone::new(agent(first)?, "alice")?;
@@ -127,7 +126,7 @@ fn both_ways(site: &Site) -> Result<()> {
 
 fn echo(site: &Site) -> Result<()> {
     let nodes = Nodes::start(site, 1)?;
-    let [balancer, _] = nodes.load_balancers();
+    let [balancer, _] = nodes.load_balancers()?;
     for number in ["*43", "*43@rooms.example.com"] {
         let mut caller = Phone::new(Agent::udp(balancer)?, "alice")?;
         caller.invite(number, &[])?;
@@ -145,7 +144,7 @@ fn echo(site: &Site) -> Result<()> {
 
 fn busy(site: &Site) -> Result<()> {
     let nodes = Nodes::start(site, 1)?;
-    let [first, second] = nodes.load_balancers();
+    let [first, second] = nodes.load_balancers()?;
     let mut caller = Phone::new(Agent::udp(first)?, "alice")?;
     let mut callee = Phone::registered(Agent::udp(second)?, "1003")?;
     let invite = caller.invite("*91003", &[])?;
@@ -161,7 +160,7 @@ fn busy(site: &Site) -> Result<()> {
 
 fn forged(site: &Site) -> Result<()> {
     let nodes = Nodes::start(site, 1)?;
-    let [first, second] = nodes.load_balancers();
+    let [first, second] = nodes.load_balancers()?;
     let mut callee = Phone::registered(Agent::udp(second)?, "bob")?;
     let forged = "X-Call: somebody-elses";
     for number in ["bob", "*43"] {
@@ -188,7 +187,7 @@ fn forged(site: &Site) -> Result<()> {
 
 fn killed(site: &Site) -> Result<()> {
     let mut nodes = Nodes::start(site, 2)?;
-    let [first, second] = nodes.load_balancers();
+    let [first, second] = nodes.load_balancers()?;
     let mut caller = Phone::new(Agent::udp(first)?, "alice")?;
     let mut callee = Phone::registered(Agent::udp(second)?, "1004")?;
     let mut others = [Phone::new(Agent::udp(first)?, "alice")?, Phone::new(Agent::udp(first)?, "alice")?];
@@ -257,7 +256,7 @@ fn check_load(site: &Site, calls: &BTreeMap<String, Call>, death: SystemTime) ->
 
 fn none(site: &Site) -> Result<()> {
     let nodes = Nodes::start(site, 0)?;
-    let [first, second] = nodes.load_balancers();
+    let [first, second] = nodes.load_balancers()?;
     let mut caller = Phone::new(Agent::udp(first)?, "alice")?;
     let invite = caller.invite("*43", &[])?;
     let refusal = caller.refused(&invite)?;

@@ -42,13 +42,9 @@ fn two_of_each(site: &Site) -> Result<Topology> {
     Topology::start(site.roles(2))
 }
 
-fn load_balancers(topology: &Topology) -> Result<[&Kamailio; 2]> {
-    topology.of(Role::LoadBalancer).try_into().ok().context("two load balancers")
-}
-
 /// Registers `callee` at the first load balancer, and calls it through the second.
 fn call(site: &Site, topology: &Topology, transport: Transport, callee: &str) -> Result<()> {
-    let [first, second] = load_balancers(topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     // The load balancer calls it at the address that it registers from.
     let (address, port) = (net::loopback(), 5062);
     let at = |sipp: Sipp| sipp.transport(transport).local(address).local_port(port);
@@ -84,7 +80,7 @@ fn called_by_tcp(site: &Site) -> Result<()> {
 
 fn given_up(site: &Site) -> Result<()> {
     let topology = two_of_each(site)?;
-    let [first, second] = load_balancers(&topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     // They have no other phones, whose silence would be waited for.
     for (mut callee, user) in [(Agent::udp(first)?, "dave"), (Agent::tcp(first)?, "erin")] {
         enrol(&mut callee, user)?;
@@ -102,7 +98,7 @@ fn given_up(site: &Site) -> Result<()> {
 
 fn forked(site: &Site) -> Result<()> {
     let topology = two_of_each(site)?;
-    let [first, second] = load_balancers(&topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let mut phones = [Agent::udp(first)?, Agent::tcp(second)?];
     for phone in &mut phones {
         enrol(phone, "frank")?;
@@ -144,7 +140,7 @@ fn forked(site: &Site) -> Result<()> {
 
 fn next_flow(site: &Site) -> Result<()> {
     let topology = two_of_each(site)?;
-    let [first, second] = load_balancers(&topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let mut caller = Agent::udp(second)?;
     // Whichever is asked first.
     for (user, gone) in [("grace", 0), ("heidi", 1)] {
@@ -185,7 +181,7 @@ fn deaths(site: &Site) -> Result<()> {
 fn bye_after_death(site: &Site) -> Result<()> {
     let mut topology = two_of_each(site)?;
     let at = |sipp: Sipp, address| sipp.local(address).local_port(5062);
-    let [first, second] = load_balancers(&topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let address = net::loopback();
     run(first, at(phone(first, "register.xml", "bob"), address))?;
     let before = answered_calls(site, "bob")?;
@@ -209,7 +205,7 @@ fn bye_after_death(site: &Site) -> Result<()> {
 
 fn other_methods(site: &Site) -> Result<()> {
     let topology = two_of_each(site)?;
-    let [first, second] = load_balancers(&topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let (mut callee, mut caller) = (Agent::udp(first)?, Agent::udp(second)?);
     enrol(&mut callee, "bob")?;
     let forged = ["P-Asserted-Identity: <sip:boss@example.com>", "X-Backend: unavailable", "Path: <sip:192.0.2.99;lr>"];
@@ -313,7 +309,7 @@ fn guesser(site: &Site) -> Result<()> {
 
 fn limited(site: &Site) -> Result<()> {
     let topology = Topology::start(site.roles(2).env("CHECK_MAX_CALLS", 1))?;
-    let [first, second] = load_balancers(&topology)?;
+    let [first, second] = topology.pair(Role::LoadBalancer)?;
     let (address, port) = (net::loopback(), 5062);
     let at = |sipp: Sipp| sipp.local(address).local_port(port);
     let ivan = format!("ivan@{DOMAIN}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use common::sip::{Agent, headers, register, response, status};
-use common::{DOMAIN, Site, statistic, until_connected};
+use common::{DOMAIN, Site, statistic};
 use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};
 use lab::wait::until;
@@ -162,7 +162,7 @@ fn options(site: &Site) -> Result<()> {
     kamailio.stop()?;
     while agent.receive_within(Duration::from_millis(300))?.is_some() {}
     let kamailio = Kamailio::start(config)?;
-    until_connected(&kamailio)?;
+    kamailio.wait_for_cassandra()?;
     check(&mut agent)?;
     ensure!(site.contacts("frank")?.len() == 1, "the contact is gone");
     Ok(())

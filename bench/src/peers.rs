@@ -9,15 +9,13 @@ use lab::kamailio::{Config, Kamailio, MemoryManager};
 use lab::mariadb::{self, MariaDb};
 use lab::progress::step;
 use lab::relay::DelayRelay;
-use lab::{cpu, net, wait, workspace};
+use lab::{cpu, net, workspace};
 
 use crate::cores::Cores;
 
 pub(crate) const DOMAIN: &str = "example.com";
 /// SIP workers of every Kamailio.
 pub(crate) const WORKERS: u32 = 4;
-
-const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// One Kamailio with the database that it uses.
 #[derive(Debug)]
@@ -114,12 +112,7 @@ impl Peer {
 
     fn wait_for_the_session(&mut self) -> Result<()> {
         self.io_process = Some(self.kamailio.find_process("Cassandra I/O")?.pid);
-        wait::until("a Cassandra session", START_LIMIT, || {
-            let status = self.kamailio.rpc("cassandra.status", serde_json::json!([]));
-            status.is_ok_and(|status| status["connected"] == 1)
-        })
-        .with_context(|| self.kamailio.log())
-        .map(drop)
+        self.kamailio.wait_for_cassandra()
     }
 
     /// Holds this module's circuit breaker open, so that it answers from memory what it can. A stock peer has none.

@@ -291,6 +291,12 @@ impl Kamailio {
         self.process.until(&what, START_LIMIT, || self.answers())
     }
 
+    /// Waits until our module has a session with Cassandra.
+    pub fn wait_for_cassandra(&self) -> Result<()> {
+        let connected = || self.rpc("cassandra.status", json!([])).is_ok_and(|status| status["connected"] == 1);
+        self.process.until("a session with Cassandra", START_LIMIT, connected)
+    }
+
     /// SIGTERM to the main process, as systemd does it, and waits until all is over. An exit code other than 0 is an error.
     pub fn stop(&mut self) -> Result<()> {
         let code = self.process.terminate(STOP_LIMIT)?;

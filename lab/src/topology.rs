@@ -13,7 +13,6 @@ use crate::{RunDir, wait, workspace};
 const LIST: &str = "dispatcher.list";
 /// What the ids of the sets of other data centres have more.
 pub const ELSEWHERE: u32 = 100;
-const CONNECTED: Duration = Duration::from_secs(30);
 const GONE: Duration = Duration::from_secs(10);
 
 /// What a node does.
@@ -151,6 +150,11 @@ impl Topology {
         self.nodes.iter().filter(|(of, _)| *of == role).map(|(_, node)| node).collect()
     }
 
+    /// The two nodes of a role that has two.
+    pub fn pair(&self, role: Role) -> Result<[&Kamailio; 2]> {
+        self.of(role).try_into().ok().with_context(|| format!("there are not two nodes of the role {}", role.name()))
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = (Role, &Kamailio)> {
         self.nodes.iter().map(|(role, node)| (*role, node))
@@ -191,8 +195,7 @@ impl Topology {
 fn start(role: Role, config: Config) -> Result<Kamailio> {
     let node = Kamailio::start(config)?;
     if role.uses_cassandra() {
-        let connected = || node.rpc("cassandra.status", json!([])).is_ok_and(|status| status["connected"] == 1);
-        node.process().until("a session with Cassandra", CONNECTED, connected)?;
+        node.wait_for_cassandra()?;
     }
     Ok(node)
 }

@@ -127,7 +127,7 @@ impl Site {
     /// A running node that has its Cassandra session.
     pub fn connected(&self, config: Config) -> Result<Kamailio> {
         let kamailio = Kamailio::start(config)?;
-        until_connected(&kamailio)?;
+        kamailio.wait_for_cassandra()?;
         Ok(kamailio)
     }
 
@@ -197,15 +197,6 @@ impl Drop for Frozen<'_> {
             eprintln!("Cassandra cannot be thawed: {error:#}");
         }
     }
-}
-
-/// Waits for the node's Cassandra session.
-pub fn until_connected(kamailio: &Kamailio) -> Result<()> {
-    wait::until("a Cassandra session", Duration::from_secs(30), || {
-        status(kamailio, "connected").is_ok_and(|connected| connected == 1)
-    })
-    .with_context(|| kamailio.log())
-    .map(drop)
 }
 
 /// One number of `cassandra.status`.
