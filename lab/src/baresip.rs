@@ -1,6 +1,8 @@
 //! baresip, a user agent that shares no code with Kamailio or SIPp, from Debian's package.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,7 +10,6 @@ use anyhow::{Context, Result};
 use crate::process::{Managed, Spawn};
 use crate::{RunDir, net};
 
-const MODULES: &str = "/usr/lib/baresip/modules";
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A subscriber's phone.
@@ -37,21 +38,22 @@ impl Baresip {
     pub fn start(account: &Account, call: Option<&str>) -> Result<Self> {
         let dir = RunDir::new("baresip")?;
         let address = net::loopback();
-        dir.write("config", &config(address))?;
+        // What it hears is what it says: no sound card is needed.
+        let config = "poll_method epoll\nmodule_tmp account.so\nmodule_app menu.so\n\
+                      audio_source aubridge,sink\naudio_player aubridge,sink\naudio_alert aubridge,sink\n";
+        let at = SocketAddrV4::new(address, 5060);
         let Account { aor, password, proxy, transport } = account;
         let line = format!(
             "<sip:{aor};transport={transport}>;auth_pass={password};outbound=\"sip:{proxy};transport={transport}\";\
              answermode=auto;regint=60\n"
         );
-        dir.write("accounts", &line)?;
-        let mut command = Spawn::new(format!("baresip of {aor}"), "baresip", dir.join("baresip.log"))
-            .args(["-4", "-s", "-f"])
-            .arg(dir.path())
+        let mut command = configured(&format!("of {aor}"), dir.path(), at, 10_000..=10_100, config, &line)?
+            .args(["-4", "-s"])
             .dir(dir.path());
         if let Some(uri) = call {
             command = command.args(["-e", &format!("/dial {uri}")]);
         }
-        let process = command.start().context("Debian's baresip-core is needed: run `make deps-all`")?;
+        let process = command.start().context(NEEDED)?;
         Ok(Self { process, address, _dir: dir })
     }
 
@@ -76,11 +78,25 @@ impl Baresip {
     }
 }
 
-/// What it hears is what it says: no sound card is needed.
-fn config(address: Ipv4Addr) -> String {
-    format!(
-        "poll_method epoll\nsip_listen {address}:5060\nnet_interface {address}\nrtp_ports 10000-10100\n\
-         module_path {MODULES}\nmodule g711.so\nmodule aubridge.so\nmodule_tmp account.so\n\
-         module_app menu.so\naudio_source aubridge,sink\naudio_player aubridge,sink\naudio_alert aubridge,sink\n"
-    )
+/// What an error says when it does not start.
+pub(crate) const NEEDED: &str = "Debian's baresip-core is needed: run `make deps`";
+
+/// A baresip to be, at this address and with these ports for RTP: writes its configuration (further lines are `config`) and its
+/// accounts into `home`, where its log will be, too.
+pub(crate) fn configured(
+    name: &str,
+    home: &Path,
+    at: SocketAddrV4,
+    rtp: RangeInclusive<u16>,
+    config: &str,
+    accounts: &str,
+) -> Result<Spawn> {
+    let (address, first, last) = (at.ip(), rtp.start(), rtp.end());
+    let config = format!(
+        "sip_listen {at}\nnet_interface {address}\nrtp_ports {first}-{last}\n\
+         module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule aubridge.so\n{config}"
+    );
+    std::fs::write(home.join("config"), config)?;
+    std::fs::write(home.join("accounts"), accounts)?;
+    Ok(Spawn::new(format!("baresip {name}"), "baresip", home.join("baresip.log")).arg("-f").arg(home))
 }

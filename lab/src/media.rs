@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::kamailio::{self, Kamailio};
 use crate::net::{self, Protocol};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
-use crate::{RunDir, wait, workspace};
+use crate::{RunDir, baresip, wait, workspace};
 
 /// The set of media nodes in the list of nodes.
 pub const SET: u32 = 5;
@@ -185,30 +185,22 @@ fn agent(
     application: &str,
     accounts: &[(&str, String)],
 ) -> Result<Managed> {
-    let address = config.address;
+    let at = SocketAddrV4::new(config.address, port);
     let home = dir.join(name);
     std::fs::create_dir_all(&home)?;
     let settings = format!(
-        "sip_listen {address}:{port}\nnet_interface {address}\nrtp_ports {rtp}-{}\ncall_max_calls 500\n\
-         audio_player aubridge,nil\naudio_source aubridge,nil\naudio_alert aubridge,nil\n\
-         module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule aubridge.so\n\
-         module_app account.so\nmodule_app {application}\n",
-        rtp + 1999,
+        "call_max_calls 500\naudio_player aubridge,nil\naudio_source aubridge,nil\naudio_alert aubridge,nil\n\
+         module_app account.so\nmodule_app {application}\n"
     );
-    std::fs::write(home.join("config"), settings)?;
     let mut lines = String::new();
     for (user, parameters) in accounts {
-        writeln!(lines, "<sip:{user}@{address}>;regint=0{parameters}")?;
+        writeln!(lines, "<sip:{user}@{}>;regint=0{parameters}", at.ip())?;
     }
-    std::fs::write(home.join("accounts"), lines)?;
-    let agent =
-        Spawn::new(format!("baresip ({name}) on {address}:{port}"), "baresip", dir.join(&format!("{name}.log")))
-            .arg("-f")
-            .arg(&home)
-            .on_our_death(on_our_death(config, OnOurDeath::Kill))
-            .start()
-            .context("Debian's baresip-core is needed: run `scripts/deps --all`")?;
-    let listens = || net::is_bound(SocketAddrV4::new(address, port), Protocol::Udp);
+    let agent = baresip::configured(&format!("({name}) on {at}"), &home, at, rtp..=rtp + 1999, &settings, &lines)?
+        .on_our_death(on_our_death(config, OnOurDeath::Kill))
+        .start()
+        .context(baresip::NEEDED)?;
+    let listens = || net::is_bound(at, Protocol::Udp);
     agent.until("it to listen", START_LIMIT, listens)?;
     Ok(agent)
 }
