@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::sip::{Agent, headers, response, status, with_lines};
+use lab::networks::Network;
 use lab::process::{self, Managed, Spawn};
 use lab::{RunDir, wait, workspace};
 
@@ -43,47 +44,34 @@ fn in_a_namespace() -> ExitCode {
 
 /// `ip` with these words.
 fn ip(dir: &RunDir, words: &str) -> Result<String> {
-    let command = Spawn::new(format!("ip {words}"), "ip", dir.join("ip.log")).args(words.split(' '));
-    process::run(command, SOON)
+    process::run(program("ip", dir).args(words.split(' ')), SOON)
 }
 
-/// A machine: a network namespace that lives as long as a process in it.
+/// A machine: a network of its own, and what runs there.
 struct Machine {
-    // Before the namespace that they are in.
+    // Before the network that they are in.
     kamailio: Option<Managed>,
     _keepalived: Managed,
-    holder: Managed,
+    network: Network,
     dir: RunDir,
 }
 
 impl Machine {
     fn start(number: usize, settings: &[(&str, String)]) -> Result<Self> {
         let dir = RunDir::new("takeover")?;
-        let holder = Spawn::new("a namespace", "unshare", dir.join("holder.log"))
-            .args(["--net", "sleep", "infinity"])
-            .start()
-            .context("unshare is needed (util-linux)")?;
-        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
-        let pid = holder.pid().to_string();
-        let apart = || namespace(&pid).is_ok_and(|there| namespace("self").is_ok_and(|here| here != there));
-        holder.until("a namespace of its own", SOON, apart)?;
-        ip(&dir, &format!("link add lb{number} type veth peer name eth0 netns {pid}"))?;
+        let network = Network::new(number as u8)?;
+        let keeper = network.keeper();
+        ip(&dir, &format!("link add lb{number} type veth peer name eth0 netns {keeper}"))?;
         ip(&dir, &format!("link set lb{number} master wan up"))?;
-        for words in [
-            "link set lo up".to_owned(),
-            format!("addr add {}/24 dev eth0", NODES[number]),
-            "link set eth0 up".to_owned(),
-        ] {
-            process::run(inside(&pid, "ip", &dir).args(words.split(' ')), SOON)?;
-        }
-        let kamailio = kamailio(&pid, &dir, number, settings)?;
-        let keepalived = keepalived(&pid, &dir, number)?;
-        Ok(Self { kamailio: Some(kamailio), _keepalived: keepalived, holder, dir })
+        network.ip(&format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", NODES[number]))?;
+        let kamailio = network.inside(|| kamailio(&dir, number, settings))?;
+        let keepalived = network.inside(|| keepalived(&dir, number))?;
+        Ok(Self { kamailio: Some(kamailio), _keepalived: keepalived, network, dir })
     }
 
     fn has_the_address(&self) -> bool {
-        let show = inside(&self.holder.pid().to_string(), "ip", &self.dir).args(["-4", "addr", "show", "eth0"]);
-        process::run(show, SOON).is_ok_and(|shown| shown.contains(&format!("inet {}/", ADDRESS.ip())))
+        let shown = self.network.inside(|| ip(&self.dir, "-4 addr show eth0"));
+        shown.is_ok_and(|shown| shown.contains(&format!("inet {}/", ADDRESS.ip())))
     }
 
     fn logs(&self) -> String {
@@ -93,15 +81,14 @@ impl Machine {
     }
 }
 
-/// A program inside a namespace; its log has its name.
-fn inside(pid: &str, program: &str, dir: &RunDir) -> Spawn {
-    let words = ["--target", pid, "--net", "--", program];
-    Spawn::new(program, "nsenter", dir.join(&format!("{program}.log"))).args(words).dir(dir.path())
+/// A program, whose log has its name.
+fn program(name: &str, dir: &RunDir) -> Spawn {
+    Spawn::new(name, name, dir.join(&format!("{name}.log"))).dir(dir.path())
 }
 
-fn kamailio(pid: &str, dir: &RunDir, number: usize, settings: &[(&str, String)]) -> Result<Managed> {
+fn kamailio(dir: &RunDir, number: usize, settings: &[(&str, String)]) -> Result<Managed> {
     let path = dir.path().display().to_string();
-    let mut command = inside(pid, "kamailio", dir)
+    let mut command = program("kamailio", dir)
         .args(["-DD", "-E", "-n", "2", "-m", "64", "-M", "8", "-Y", &path, "-w", &path, "-f"])
         .arg(workspace().root().join("kamailio-cfg/load-balancer.cfg"))
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -115,7 +102,7 @@ fn kamailio(pid: &str, dir: &RunDir, number: usize, settings: &[(&str, String)])
 }
 
 /// keepalived by the configuration that we ship, with this machine's settings.
-fn keepalived(pid: &str, dir: &RunDir, number: usize) -> Result<Managed> {
+fn keepalived(dir: &RunDir, number: usize) -> Result<Managed> {
     let shipped = workspace().root().join("deploy/keepalived");
     std::fs::copy(shipped.join("keepalived.conf"), dir.join("keepalived.conf"))?;
     let (own, other) = (NODES[number], NODES[1 - number]);
@@ -125,7 +112,7 @@ fn keepalived(pid: &str, dir: &RunDir, number: usize) -> Result<Managed> {
         .replace("192.0.2.10", &ADDRESS.ip().to_string());
     dir.write("settings.conf", &settings)?;
     let file = |name: &str| dir.join(name).display().to_string();
-    inside(pid, "keepalived", dir)
+    program("keepalived", dir)
         .args(["-n", "-l", "-D", "-P", "-f", &file("keepalived.conf")])
         .args(["-p", &file("keepalived.pid"), "-r", &file("vrrp.pid")])
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

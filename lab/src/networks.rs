@@ -32,7 +32,9 @@ pub struct Network {
 }
 
 impl Network {
-    fn new(number: u8) -> Result<Self> {
+    /// Makes one, which has nothing yet but its loopback, and that is down. The second part of its [addresses](Network::address) is
+    /// `number`.
+    pub fn new(number: u8) -> Result<Self> {
         let dir = RunDir::new("network")?;
         let keeper = Spawn::new("unshare", "unshare", dir.join("unshare.log"));
         let keeper = keeper.args(["--net", "sleep", "infinity"]).start()?;
@@ -68,8 +70,13 @@ impl Network {
         Ipv4Addr::new(10, self.number, 0, host)
     }
 
-    /// Runs commands of `ip` inside.
-    fn ip(&self, commands: &str) -> Result<()> {
+    /// The process that keeps it: `ip` knows the network by its pid.
+    pub fn keeper(&self) -> u32 {
+        self.keeper.pid()
+    }
+
+    /// Runs commands of `ip` inside, a line each.
+    pub fn ip(&self, commands: &str) -> Result<()> {
         let batch = self.dir.write("ip.batch", commands)?;
         let ip = Spawn::new("ip", "ip", self.dir.join("ip.log")).arg("-batch").arg(batch);
         self.inside(|| process::run(ip, LIMIT).context("Debian's iproute2 is needed: run `make deps-all`")).map(drop)
@@ -89,7 +96,7 @@ impl Link {
     pub fn new() -> Result<Self> {
         let link = Self { ends: [Network::new(1)?, Network::new(2)?], router: Network::new(0)? };
         for end in &link.ends {
-            let (number, keeper) = (end.number, end.keeper.pid());
+            let (number, keeper) = (end.number, end.keeper());
             link.router.ip(&format!(
                 "link add dc{number} type veth peer name wan netns {keeper}\n\
                  addr add 10.0.{number}.1/30 dev dc{number}\n\
