@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::calls::{listed, until_stored};
-use common::digest::credentials;
+use common::digest::send_authenticated;
 use common::sip::{Agent, ack, headers, response, status, with_lines};
 use common::{ALL_IN_ONE, DOMAIN, Site, enrol, statistic};
 use lab::RunDir;
@@ -265,26 +265,16 @@ fn rpc(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Sends a request of alice's again with what its challenge asks for.
-fn send_authenticated(caller: &mut Agent, method: &str, callee: &str) -> Result<String> {
-    let uri = format!("sip:{}", aor(callee));
+/// Sends a request of alice's with what its challenge asks for.
+fn send_of_alice(caller: &mut Agent, method: &str, callee: &str) -> Result<String> {
     let contact = caller.contact("alice", "");
-    let first = caller.request(method, &uri, "alice", callee, &[&contact]);
-    let challenge = caller.ask(&first)?;
-    ensure!(status(&challenge) == Some(407), "{challenge}");
-    if method == "INVITE" {
-        caller.send(&ack(&first, &challenge))?;
-    }
-    let met = credentials(&challenge, method, &uri, "alice")?;
-    let request = caller.request(method, &uri, "alice", callee, &[&contact, &met]);
-    caller.send(&request)?;
-    Ok(request)
+    send_authenticated(caller, method, &format!("sip:{}", aor(callee)), "alice", callee, &[&contact])
 }
 
 /// A call to `number` that rings at the phone of `user`, who is busy, and is in the list of `user`.
 fn call_number(site: &Site, at: &Kamailio, phone: &mut Agent, number: &str, user: &str) -> Result<()> {
     let mut caller = Agent::udp(at)?;
-    let invite = send_authenticated(&mut caller, "INVITE", number)?;
+    let invite = send_of_alice(&mut caller, "INVITE", number)?;
     let arrived = phone.receive_request("INVITE")?;
     ensure!(arrived.starts_with(&format!("INVITE sip:{user}@{}", phone.here())), "{arrived}");
     ensure!(headers(&arrived, "To") == [format!("<sip:{}>", aor(number))], "{arrived}");
@@ -335,7 +325,7 @@ fn all_in_one(site: &Site) -> Result<()> {
         call_number(site, &kamailio, &mut phone, called, "carol").with_context(|| kamailio.log())?;
     }
     let mut caller = Agent::udp(&kamailio)?;
-    send_authenticated(&mut caller, "MESSAGE", "+15554999")?;
+    send_of_alice(&mut caller, "MESSAGE", "+15554999")?;
     let answer = caller.final_response()?;
     ensure!(status(&answer) == Some(404), "{answer}");
     Ok(())
@@ -356,7 +346,7 @@ fn next_node(site: &Site) -> Result<()> {
     // The nodes take turns.
     for _ in 0..2 {
         let mut caller = Agent::udp(balancer)?;
-        send_authenticated(&mut caller, "MESSAGE", "+15555000")?;
+        send_of_alice(&mut caller, "MESSAGE", "+15555000")?;
         let arrived = until("the request at the phone", SOON, || {
             refused.extend(refuse(&busy)?);
             phone.receive_within(TICK)
@@ -389,7 +379,7 @@ fn switched_off(site: &Site) -> Result<()> {
     add(site, &aor("+15556000"), &aor("alice"))?;
     let kamailio = site.connected(site.script(ALL_IN_ONE))?;
     let mut caller = Agent::udp(&kamailio)?;
-    send_authenticated(&mut caller, "MESSAGE", "+15556000")?;
+    send_of_alice(&mut caller, "MESSAGE", "+15556000")?;
     let answer = caller.final_response()?;
     ensure!(status(&answer) == Some(404), "{answer}");
     ensure!(statistic(&kamailio, "aliases_found")? + statistic(&kamailio, "aliases_missed")? == 0, "it was looked up");
@@ -401,7 +391,7 @@ fn number_unavailable(site: &Site) -> Result<()> {
     let topology = Topology::start(site.roles(1).env("CHECK_ALIASES", "1"))?;
     let (balancer, dispatcher) = (topology.of(Role::LoadBalancer)[0], topology.of(Role::Dispatcher)[0]);
     let ask = |caller: &mut Agent| -> Result<String> {
-        send_authenticated(caller, "MESSAGE", "+15557000")?;
+        send_of_alice(caller, "MESSAGE", "+15557000")?;
         caller.final_response()
     };
     let mut caller = Agent::udp(balancer)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::digest::credentials;
+use common::phone::{media_of, with_sdp};
 use common::sip::{Agent, ack, headers, register, response, status, with_lines};
 use common::{DOMAIN, PASSWORD, Site, phone};
 use lab::baresip::{Account, Baresip};
@@ -506,19 +507,6 @@ fn sdp(media: SocketAddr, protocol: &str, lines: &[&str]) -> String {
     ];
     all.extend(lines.iter().map(|line| (*line).to_owned()));
     all.join("\r\n") + "\r\n"
-}
-
-/// The message with this SDP.
-fn with_sdp(message: &str, sdp: &str) -> String {
-    let typed = with_lines(message, "Content-Type: application/sdp");
-    typed.replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()))
-}
-
-/// Where the SDP of a message says that media goes.
-fn media_of(message: &str) -> Result<SocketAddr> {
-    let line = |start: &str| message.lines().find_map(|line| line.strip_prefix(start)).context("no SDP");
-    let port = line("m=audio ")?.split(' ').next().unwrap_or_default().parse()?;
-    Ok(SocketAddr::new(line("c=IN IP4 ")?.parse()?, port))
 }
 
 /// A packet of RTP, and whether it comes out elsewhere. rtpengine learns addresses from what it gets, so more than one is sent.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use common::load::{Call, calls};
+use common::calls;
+use common::load::{self, Call};
 use common::{DOMAIN, Site, phone, run};
 use lab::sipp::Sipp;
 use lab::topology::{Role, Topology};
@@ -47,7 +48,7 @@ fn calls_go_on(site: &Site) -> Result<()> {
         deaths.push(SystemTime::now());
     }
     registering.wait()?.check().with_context(|| topology.logs())?;
-    let calls = calls(&calling.wait()?)?;
+    let calls = load::calls(&calling.wait()?)?;
     ensure!(calls.len() as u64 == CALLS, "{} calls were begun", calls.len());
     let being_set_up = |call: &Call| deaths.iter().any(|death| call.was_being_set_up(*death));
     let lost: Vec<&Call> = calls.values().filter(|call| !call.answered).collect();
@@ -58,17 +59,11 @@ fn calls_go_on(site: &Site) -> Result<()> {
     let answered = CALLS as usize - lost.len();
     println!("{answered} calls answered and ended, {} that were being set up at a death were lost", lost.len());
     // What began twice is one call, and what the dead dispatcher knew has ended in the records all the same.
-    wait::until("the calls in the history", RECORDED, || recorded(site).is_ok_and(|calls| calls >= answered))
-        .with_context(|| format!("{answered} were answered, recorded are {:?}", recorded(site)))?;
-    let recorded = recorded(site)?;
+    wait::until("the calls in the history", RECORDED, || {
+        calls::answered(site, "bob").is_ok_and(|calls| calls >= answered)
+    })
+    .with_context(|| format!("{answered} were answered, recorded are {:?}", calls::answered(site, "bob")))?;
+    let recorded = calls::answered(site, "bob")?;
     ensure!(recorded <= answered + lost.len(), "{answered} were answered, recorded are {recorded}");
     Ok(())
-}
-
-/// Calls of bob that have been answered and have ended.
-fn recorded(site: &Site) -> Result<usize> {
-    let aor = format!("bob@{DOMAIN}");
-    let shown = site.sipctl(&["--json", "history", &aor], "")?;
-    let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
-    Ok(calls.iter().filter(|call| call["disposition"] == "answered").count())
 }

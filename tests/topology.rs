@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::digest::{Challenge, answered, credentials};
-use common::sip::{Agent, ack, headers, response, status, with_lines};
+use common::calls;
+use common::digest::{Challenge, answered, credentials, send_authenticated};
+use common::sip::{Agent, headers, response, status, with_lines};
 use common::{DOMAIN, PASSWORD, Site, enrol, phone, run};
 use lab::kamailio::Kamailio;
 use lab::sipp::{Sipp, Transport};
@@ -49,25 +50,18 @@ fn call(site: &Site, topology: &Topology, transport: Transport, callee: &str) ->
     let (address, port) = (net::loopback(), 5062);
     let at = |sipp: Sipp| sipp.transport(transport).local(address).local_port(port);
     run(first, at(phone(first, "register.xml", callee))).with_context(|| topology.logs())?;
-    let before = answered_calls(site, callee)?;
+    let before = calls::answered(site, callee)?;
     let answering = at(Sipp::new("uas_answer.xml")).spawn()?;
     // A 180 may come after the 200 that overtook it on the way through so many processes.
     let caller = phone(second, "uac_invite_auth.xml", "alice").transport(transport).ignore_unexpected();
     run(second, caller.key("callee", format!("{callee}@{DOMAIN}"))).with_context(|| topology.logs())?;
     answering.wait()?.check()?;
-    wait::until("the call in the history", SOON, || answered_calls(site, callee).is_ok_and(|calls| calls > before))
+    wait::until("the call in the history", SOON, || calls::answered(site, callee).is_ok_and(|calls| calls > before))
         .with_context(|| format!("{:?}", site.sipctl(&["--csv", "history", &format!("{callee}@{DOMAIN}")], "")))
         .with_context(|| topology.logs())?;
-    let calls = answered_calls(site, callee)?;
+    let calls = calls::answered(site, callee)?;
     ensure!(calls == before + 1, "{calls} calls, {before} before");
     Ok(())
-}
-
-/// Calls in the history of who was called that were answered and have ended.
-fn answered_calls(site: &Site, callee: &str) -> Result<usize> {
-    let shown = site.sipctl(&["--json", "history", &format!("{callee}@{DOMAIN}")], "")?;
-    let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
-    Ok(calls.iter().filter(|call| call["disposition"] == "answered").count())
 }
 
 fn called_by_udp(site: &Site) -> Result<()> {
@@ -149,16 +143,13 @@ fn next_flow(site: &Site) -> Result<()> {
             let instance = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000A95A0E128>\"";
             let contact = flow.contact(user, &format!(";reg-id={number};{instance}"));
             let lines = [contact.as_str(), "Supported: path, outbound"];
-            let challenge = flow.ask(&flow.register(user, &lines))?;
-            let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), user)?;
-            let answer = flow.ask(&flow.register(user, &[lines[0], lines[1], &met]))?;
+            send_authenticated(flow, "REGISTER", &format!("sip:{DOMAIN}"), user, user, &lines)?;
+            let answer = flow.final_response()?;
             ensure!(status(&answer) == Some(200) && headers(&answer, "Require") == ["outbound"], "{answer}");
         }
         drop(flows.remove(gone));
         let uri = format!("sip:{user}@{DOMAIN}");
-        let challenge = caller.ask(&caller.request("MESSAGE", &uri, "carol", user, &[]))?;
-        let met = credentials(&challenge, "MESSAGE", &uri, "carol")?;
-        caller.send(&caller.request("MESSAGE", &uri, "carol", user, &[&met]))?;
+        send_authenticated(&mut caller, "MESSAGE", &uri, "carol", user, &[])?;
         let arrived = flows[0].receive_request("MESSAGE").with_context(|| topology.logs())?;
         flows[0].send(&response(&arrived, "200 OK"))?;
         let answer = caller.final_response()?;
@@ -184,7 +175,7 @@ fn bye_after_death(site: &Site) -> Result<()> {
     let [first, second] = topology.pair(Role::LoadBalancer)?;
     let address = net::loopback();
     run(first, at(phone(first, "register.xml", "bob"), address))?;
-    let before = answered_calls(site, "bob")?;
+    let before = calls::answered(site, "bob")?;
     let answering = at(Sipp::new("uas_answer.xml"), address).spawn()?;
     let caller = phone(second, "uac_invite_auth.xml", "alice").pause(Duration::from_secs(3));
     let talking = caller.key("callee", format!("bob@{DOMAIN}")).spawn()?;
@@ -198,7 +189,7 @@ fn bye_after_death(site: &Site) -> Result<()> {
     answering.wait()?.check()?;
     // The other one does not know the dialog, and ends the call in the records all the same.
     wait::until("the call in the history", SOON, || {
-        answered_calls(site, "bob").is_ok_and(|calls| calls == before + 1)
+        calls::answered(site, "bob").is_ok_and(|calls| calls == before + 1)
     })?;
     Ok(())
 }
@@ -212,10 +203,8 @@ fn other_methods(site: &Site) -> Result<()> {
     let uri = format!("sip:bob@{DOMAIN}");
     for method in ["MESSAGE", "SUBSCRIBE"] {
         let here = caller.contact("carol", "");
-        let challenge = caller.ask(&caller.request(method, &uri, "carol", "bob", &[&here]))?;
-        let met = credentials(&challenge, method, &uri, "carol")?;
-        let lines: Vec<&str> = [here.as_str(), met.as_str()].into_iter().chain(forged).collect();
-        caller.send(&caller.request(method, &uri, "carol", "bob", &lines))?;
+        let lines: Vec<&str> = std::iter::once(here.as_str()).chain(forged).collect();
+        send_authenticated(&mut caller, method, &uri, "carol", "bob", &lines)?;
         let arrived = callee.receive_request(method).with_context(|| topology.logs())?;
         for name in ["P-Asserted-Identity", "X-Backend", "Path", "Proxy-Authorization"] {
             ensure!(headers(&arrived, name).is_empty(), "{name} has passed: {arrived}");
@@ -323,11 +312,8 @@ fn limited(site: &Site) -> Result<()> {
     })?;
     let mut another = Agent::udp(first)?;
     let (uri, here) = (format!("sip:grace@{DOMAIN}"), another.contact("ivan", ""));
-    let invite = another.request("INVITE", &uri, "ivan", "grace", &[&here]);
-    let challenge = another.ask(&invite)?;
-    another.send(&ack(&invite, &challenge))?;
-    let met = credentials(&challenge, "INVITE", &uri, "ivan")?;
-    let answer = another.ask(&another.request("INVITE", &uri, "ivan", "grace", &[&here, &met]))?;
+    send_authenticated(&mut another, "INVITE", &uri, "ivan", "grace", &[&here])?;
+    let answer = another.final_response()?;
     ensure!(status(&answer) == Some(403), "{answer}\n{}", topology.logs());
     talking.wait()?.check().with_context(|| topology.logs())
 }

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::digest::credentials;
-use common::sip::{Agent, ack, headers, response, status, with_lines};
+use common::digest::send_authenticated;
+use common::sip::{Agent, headers, response, status, with_lines};
 use common::{DOMAIN, Site, enrol, phone, run};
 use lab::RunDir;
 use lab::kamailio::Kamailio;
@@ -137,11 +137,7 @@ fn peers(site: &Site) -> Result<()> {
     let mut stranger = Agent::udp(trunks.load_balancer(1))?;
     let uri = format!("sip:bob@{DOMAIN}");
     let forged = [asserted, "X-Peer: carrier", "X-Gateways: 10"];
-    let challenge = stranger.ask(&stranger.request("MESSAGE", &uri, "alice", "bob", &forged))?;
-    ensure!(status(&challenge) == Some(407), "{challenge}");
-    let met = credentials(&challenge, "MESSAGE", &uri, "alice")?;
-    let lines: Vec<&str> = forged.into_iter().chain([met.as_str()]).collect();
-    stranger.send(&stranger.request("MESSAGE", &uri, "alice", "bob", &lines))?;
+    send_authenticated(&mut stranger, "MESSAGE", &uri, "alice", "bob", &forged)?;
     let arrived = bob.receive_request("MESSAGE")?;
     for name in ["P-Asserted-Identity", "X-Peer", "X-Gateways"] {
         ensure!(headers(&arrived, name).is_empty(), "{name} has passed: {arrived}");
@@ -204,11 +200,8 @@ fn failover(site: &Site) -> Result<()> {
     let call = |number: &str| -> Result<String> {
         let mut caller = Agent::udp(trunks.load_balancer(1))?;
         let (uri, here) = (format!("sip:{number}@{DOMAIN}"), caller.contact("alice", ""));
-        let invite = caller.request("INVITE", &uri, "alice", "other", &[&here]);
-        let challenge = caller.ask(&invite)?;
-        caller.send(&ack(&invite, &challenge))?;
-        let met = credentials(&challenge, "INVITE", &uri, "alice")?;
-        caller.ask(&caller.request("INVITE", &uri, "alice", "other", &[&here, &met]))
+        send_authenticated(&mut caller, "INVITE", &uri, "alice", "other", &[&here])?;
+        caller.final_response()
     };
     let answer = call("+4930123")?;
     ensure!(status(&answer) == Some(486) && good.received("INVITE").len() == 1, "{answer}");

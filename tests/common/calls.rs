@@ -20,11 +20,19 @@ pub fn names(events: &[Value]) -> Vec<&str> {
     events.iter().filter_map(|event| event["event"].as_str()).collect()
 }
 
+/// The calls of a subscriber in the last hour.
+pub fn history(site: &Site, user: &str) -> Result<Vec<Value>> {
+    Ok(serde_json::from_str(&site.sipctl(&["--json", "history", &format!("{user}@{DOMAIN}"), "--since", "1h"], "")?)?)
+}
+
 /// The call in the list of a subscriber.
 pub fn listed(site: &Site, user: &str, call_id: &str) -> Result<Option<Value>> {
-    let shown = site.sipctl(&["--json", "history", &format!("{user}@{DOMAIN}"), "--since", "1h"], "")?;
-    let calls: Vec<Value> = serde_json::from_str(&shown)?;
-    Ok(calls.into_iter().find(|call| call["call_id"] == call_id))
+    Ok(history(site, user)?.into_iter().find(|call| call["call_id"] == call_id))
+}
+
+/// How many calls of a subscriber were answered and have ended.
+pub fn answered(site: &Site, user: &str) -> Result<usize> {
+    Ok(history(site, user)?.iter().filter(|call| call["disposition"] == "answered").count())
 }
 
 /// Waits until this many events of the call are stored.

@@ -1,10 +1,10 @@
 //! Challenges, and what phones answer to them.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use domain::Aor;
 use domain::digest::{Algorithm, Credentials, Form, Ha1, Ha1s, Qop, respond};
 
-use super::sip::{headers, status};
+use super::sip::{Agent, ack, headers, status};
 use super::{DOMAIN, PASSWORD};
 
 /// A challenge of an answer.
@@ -81,4 +81,27 @@ pub fn credentials(refusal: &str, method: &str, uri: &str, user: &str) -> Result
     let challenge = Challenge::parse(challenges.first().with_context(|| format!("no challenge: {refusal}"))?)?;
     let credentials = Credentials { uri: uri.to_owned(), ..challenge.credentials(user) };
     Ok(format!("{answer}: {}", answered(credentials, method, PASSWORD)?))
+}
+
+/// Sends a request of `from`, which must be challenged as its method is (RFC 3261 section 22), and once more with right credentials. Gives what was sent at last.
+pub fn send_authenticated(
+    agent: &mut Agent,
+    method: &str,
+    uri: &str,
+    from: &str,
+    to: &str,
+    lines: &[&str],
+) -> Result<String> {
+    let first = agent.request(method, uri, from, to, lines);
+    let challenge = agent.ask(&first)?;
+    let expected = if method == "REGISTER" { 401 } else { 407 };
+    ensure!(status(&challenge) == Some(expected), "no challenge: {challenge}");
+    if method == "INVITE" {
+        agent.send(&ack(&first, &challenge))?;
+    }
+    let met = credentials(&challenge, method, uri, from)?;
+    let lines: Vec<&str> = lines.iter().copied().chain([met.as_str()]).collect();
+    let request = agent.request(method, uri, from, to, &lines);
+    agent.send(&request)?;
+    Ok(request)
 }

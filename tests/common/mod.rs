@@ -246,7 +246,8 @@ pub fn options(kamailio: &Kamailio, user: &str) -> Result<String> {
 /// Registers a phone of `user`, which keeps its connection.
 pub fn enrol(phone: &mut sip::Agent, user: &str) -> Result<()> {
     let contact = phone.contact(user, "");
-    let challenge = phone.ask(&phone.register(user, &[&contact]))?;
-    let met = digest::credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), user)?;
-    sip::register(phone, user, &[&contact, &met]).map(drop)
+    digest::send_authenticated(phone, "REGISTER", &format!("sip:{DOMAIN}"), user, user, &[&contact])?;
+    let answer = phone.final_response()?;
+    ensure!(sip::status(&answer) == Some(200), "{answer}");
+    Ok(())
 }

@@ -68,10 +68,7 @@ impl Phone {
     }
 
     fn with_sdp(&self, message: &str) -> Result<String> {
-        let sdp = self.sdp()?;
-        let lines = [self.sip.contact(&self.user, ""), "Content-Type: application/sdp".to_owned()].join("\r\n");
-        let head = with_lines(message, &lines);
-        Ok(head.replace("Content-Length: 0", &format!("Content-Length: {}", sdp.len())) + &sdp)
+        Ok(with_sdp(&with_lines(message, &self.sip.contact(&self.user, "")), &self.sdp()?))
     }
 
     /// Calls somebody, with these further header lines, as far as its credentials are accepted or the call is refused. Gives the
@@ -213,7 +210,7 @@ impl Side {
             |name: &str| headers(message, name).first().copied().with_context(|| format!("no {name}: {message}"));
         let target = header("Contact")?.split(['<', '>']).nth(1).context("no URI in Contact")?.to_owned();
         let number = header("CSeq")?.split(' ').next().unwrap_or_default().parse()?;
-        Ok(Self { target, routes, from, to, call_id: header("Call-ID")?.to_owned(), number, media: media(message)? })
+        Ok(Self { target, routes, from, to, call_id: header("Call-ID")?.to_owned(), number, media: media_of(message)? })
     }
 
     fn request(&self, sip: &Agent, method: &str, number: u32) -> String {
@@ -237,8 +234,14 @@ fn list(message: &str, name: &str) -> Vec<String> {
     headers(message, name).iter().flat_map(|line| line.split(',')).map(|entry| entry.trim().to_owned()).collect()
 }
 
+/// The message with this session description.
+pub fn with_sdp(message: &str, sdp: &str) -> String {
+    let typed = with_lines(message, "Content-Type: application/sdp");
+    typed.replace("Content-Length: 0", &format!("Content-Length: {}", sdp.len())) + sdp
+}
+
 /// Where the audio of a session description goes.
-fn media(message: &str) -> Result<SocketAddr> {
+pub fn media_of(message: &str) -> Result<SocketAddr> {
     let line = |start: &str| message.lines().find_map(|line| line.strip_prefix(start));
     let address: IpAddr = line("c=IN IP4 ").with_context(|| format!("no address: {message}"))?.trim().parse()?;
     let port = line("m=audio ").and_then(|rest| rest.split(' ').next()).context("no audio")?.parse()?;
