@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use common::calls::{events, listed, names};
+use common::calls::{events, history, listed, names};
 use common::load::{Call, calls};
 use common::phone::{Phone, hear_each_other};
 use common::sip::{Agent, headers, status};
@@ -38,7 +38,8 @@ fn main() -> ExitCode {
 const SOON: Duration = Duration::from_secs(20);
 /// Calls of the load, at 50 a second.
 const LOAD: u64 = 200;
-const TALK: Duration = Duration::from_secs(60);
+/// Each is talked for a minute, unless it is ended: longer than the end of those of a dead node may need.
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// How long the end of calls may need whose media node is gone (kamailio-cfg/README.md), on a busy machine.
 const ENDED: Duration = Duration::from_secs(75);
 
@@ -195,9 +196,8 @@ fn killed(site: &Site) -> Result<()> {
     callee.answer().with_context(|| nodes.logs())?;
     let calling = caller.answered()?;
     callee.acknowledged()?;
-    // Longer than the end of those of a dead node may need.
-    let load = phone(first, "uac_invite_auth.xml", "bob").key("callee", format!("*43@{DOMAIN}")).pause(TALK);
-    let load = load.calls(LOAD).rate(50.0).timeout(2 * TALK).arg("-recv_timeout").arg("15000").spawn()?;
+    let load = phone(first, "uac_until_bye.xml", "bob").key("callee", format!("*43@{DOMAIN}"));
+    let load = load.calls(LOAD).rate(50.0).timeout(LOAD_LIMIT).arg("-recv_timeout").arg("15000").spawn()?;
     until("half of the load", SOON, || active(site, "bob").is_ok_and(|calls| calls >= LOAD as usize / 2))?;
     let dead = nodes.media.iter().position(|node| calling.media.ip() == *node.address().ip()).context("no node")?;
     nodes.media[dead].kill()?;
@@ -241,8 +241,7 @@ fn check_load(site: &Site, calls: &BTreeMap<String, Call>, death: SystemTime) ->
     println!("{} calls went on, {} were lost with their media node", others.len(), lost.len());
     ensure!(!lost.is_empty() && !others.is_empty(), "all calls were at one media node");
     let is_recorded = || -> Result<bool> {
-        let shown = site.sipctl(&["--json", "history", &format!("bob@{DOMAIN}")], "")?;
-        let listed: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+        let listed = history(site, "bob")?;
         let recorded: BTreeMap<&str, &str> =
             listed.iter().filter_map(|call| Some((call["call_id"].as_str()?, call["disposition"].as_str()?))).collect();
         let as_recorded = |(call_id, call): &(&String, &Call)| {
