@@ -5,46 +5,149 @@ mod common;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use common::sip::{Agent, headers, response, status, with_lines};
+use common::{DOMAIN, PASSWORD, Site, enrol, load};
+use lab::cassandra::Cassandra;
 use lab::networks::Network;
 use lab::process::{self, Managed, Spawn};
+use lab::sipp::Sipp;
+use lab::topology::{Role, Topology};
 use lab::{RunDir, wait, workspace};
 
-const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 10), 5060);
-const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
-const PHONE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const DISPATCHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const SOON: Duration = Duration::from_secs(20);
-const OURS: &str = "IN_A_NAMESPACE_OF_ITS_OWN";
+const OURS: &str = "IN_A_NETWORK_OF_ITS_OWN";
+/// Hosts of the network: the shared address, the load balancers' own ones, phones, the nodes inside.
+const SHARED: u8 = 10;
+const NODES: [u8; 2] = [11, 12];
+const PHONES: [u8; 3] = [1, 2, 3];
+const INSIDE: u8 = 20;
+/// Phones on TCP.
+const TCP_PHONES: usize = 10;
+/// Calls come in for so long before the death.
+const BEFORE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     // The test is the world around the load balancers, so it needs a network of its own; that goes when it ends.
     if std::env::var_os(OURS).is_none() && !std::env::args().any(|argument| argument == "--list") {
-        return in_a_namespace();
+        return in_a_network().unwrap_or_else(|error| {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        });
     }
-    lab::suite::run(
-        || Ok(()),
-        &[("a_call_outlives_its_load_balancer_and_a_tcp_phone_registers_again", outlives as lab::suite::Test<()>)],
+    common::suite(
+        &["alice", "bob", "carol"],
+        &[
+            ("a_call_outlives_its_load_balancer_and_a_tcp_phone_registers_again", outlives),
+            ("calls_that_come_in_outlive_their_load_balancer", outlive),
+        ],
     )
 }
 
-fn in_a_namespace() -> ExitCode {
-    if !Command::new("unshare").args(["--net", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("no network namespace can be made here: this suite needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN)");
-        return ExitCode::FAILURE;
-    }
-    let ours = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-    let error = Command::new("unshare").arg("--net").arg(ours).args(std::env::args_os().skip(1)).env(OURS, "1").exec();
-    eprintln!("unshare does not start: {error}");
-    ExitCode::FAILURE
+/// This program again, in a network in which nothing can be installed any more.
+fn in_a_network() -> Result<ExitCode> {
+    Cassandra::install()?;
+    let is_possible = Command::new("unshare").args(["--net", "true"]).status().is_ok_and(|status| status.success());
+    ensure!(
+        is_possible,
+        "no network namespace can be made here: this suite needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN)"
+    );
+    let up = "ip link set lo up && exec \"$0\" \"$@\"";
+    let ours = std::env::current_exe()?;
+    let error = Command::new("unshare")
+        .args(["--net", "sh", "-c", up])
+        .arg(ours)
+        .args(std::env::args_os().skip(1))
+        .env(OURS, "1")
+        .exec();
+    Err(error).context("unshare does not start")
 }
 
 /// `ip` with these words.
 fn ip(dir: &RunDir, words: &str) -> Result<String> {
     process::run(program("ip", dir).args(words.split(' ')), SOON)
+}
+
+/// A network that load balancers are in, and we.
+struct World {
+    number: u8,
+    dir: RunDir,
+}
+
+impl World {
+    fn new(number: u8) -> Result<Self> {
+        let world = Self { number, dir: RunDir::new("takeover")? };
+        for words in [format!("link add wan{number} type bridge"), format!("link set wan{number} up")] {
+            ip(&world.dir, &words)?;
+        }
+        for host in PHONES {
+            world.claim(host)?;
+        }
+        Ok(world)
+    }
+
+    fn host(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.number, 0, host)
+    }
+
+    /// What phones know.
+    fn shared(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.host(SHARED), 5060)
+    }
+
+    /// Has it be one of ours.
+    fn claim(&self, host: u8) -> Result<Ipv4Addr> {
+        let address = self.host(host);
+        ip(&self.dir, &format!("addr add {address}/24 dev wan{}", self.number))?;
+        Ok(address)
+    }
+}
+
+/// Two load balancers.
+struct Pair([Machine; 2]);
+
+impl Pair {
+    /// Starts both, for these nodes, and returns when one has the address.
+    fn start(world: &World, list: &str) -> Result<Self> {
+        let list = world.dir.write("dispatcher.list", list)?;
+        let settings = [
+            ("DISPATCHER_LIST", list.display().to_string()),
+            ("FLOW_TOKEN_SECRET", "the same on both".to_owned()),
+            ("REQUESTS_PER_SOURCE", "10000".to_owned()),
+            ("LATENCY_TARGET_MS", "2000".to_owned()),
+        ];
+        let pair = Self([Machine::start(world, 0, &settings)?, Machine::start(world, 1, &settings)?]);
+        wait::until("somebody to take the address", SOON, || pair.holder()).with_context(|| pair.logs())?;
+        Ok(pair)
+    }
+
+    fn holder(&self) -> Option<usize> {
+        self.0.iter().position(Machine::has_the_address)
+    }
+
+    /// Kills all processes of the one that has the address, at once.
+    fn kill_holder(&mut self) -> Result<Takeover> {
+        let first = self.holder().context("nobody has the address")?;
+        drop(self.0[first].kamailio.take());
+        Ok(Takeover { from: first, death: SystemTime::now() })
+    }
+
+    fn wait_for(&self, takeover: &Takeover) -> Result<()> {
+        let is_over = || self.0[1 - takeover.from].has_the_address() && !self.0[takeover.from].has_the_address();
+        wait::until("the other one to take the address", SOON, is_over).with_context(|| self.logs())
+    }
+
+    fn logs(&self) -> String {
+        self.0.each_ref().map(Machine::logs).join("\n----\n")
+    }
+}
+
+/// What the death of a load balancer brings about.
+struct Takeover {
+    from: usize,
+    death: SystemTime,
 }
 
 /// A machine: a network of its own, and what runs there.
@@ -53,25 +156,27 @@ struct Machine {
     kamailio: Option<Managed>,
     _keepalived: Managed,
     network: Network,
+    shared: Ipv4Addr,
     dir: RunDir,
 }
 
 impl Machine {
-    fn start(number: usize, settings: &[(&str, String)]) -> Result<Self> {
+    fn start(world: &World, number: usize, settings: &[(&str, String)]) -> Result<Self> {
         let dir = RunDir::new("takeover")?;
         let network = Network::new(number as u8)?;
-        let keeper = network.keeper();
-        ip(&dir, &format!("link add lb{number} type veth peer name eth0 netns {keeper}"))?;
-        ip(&dir, &format!("link set lb{number} master wan up"))?;
-        network.ip(&format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", NODES[number]))?;
-        let kamailio = network.inside(|| kamailio(&dir, number, settings))?;
-        let keepalived = network.inside(|| keepalived(&dir, number))?;
-        Ok(Self { kamailio: Some(kamailio), _keepalived: keepalived, network, dir })
+        let (keeper, wan) = (network.keeper(), world.number);
+        ip(&dir, &format!("link add lb{wan}-{number} type veth peer name eth0 netns {keeper}"))?;
+        ip(&dir, &format!("link set lb{wan}-{number} master wan{wan} up"))?;
+        let [own, other] = [number, 1 - number].map(|number| world.host(NODES[number]));
+        network.ip(&format!("link set lo up\naddr add {own}/24 dev eth0\nlink set eth0 up\n"))?;
+        let kamailio = network.inside(|| kamailio(&dir, world.shared(), own, settings))?;
+        let keepalived = network.inside(|| keepalived(&dir, *world.shared().ip(), own, other))?;
+        Ok(Self { kamailio: Some(kamailio), _keepalived: keepalived, network, shared: *world.shared().ip(), dir })
     }
 
     fn has_the_address(&self) -> bool {
         let shown = self.network.inside(|| ip(&self.dir, "-4 addr show eth0"));
-        shown.is_ok_and(|shown| shown.contains(&format!("inet {}/", ADDRESS.ip())))
+        shown.is_ok_and(|shown| shown.contains(&format!("inet {}/", self.shared)))
     }
 
     fn logs(&self) -> String {
@@ -86,14 +191,14 @@ fn program(name: &str, dir: &RunDir) -> Spawn {
     Spawn::new(name, name, dir.join(&format!("{name}.log"))).dir(dir.path())
 }
 
-fn kamailio(dir: &RunDir, number: usize, settings: &[(&str, String)]) -> Result<Managed> {
+fn kamailio(dir: &RunDir, shared: SocketAddrV4, own: Ipv4Addr, settings: &[(&str, String)]) -> Result<Managed> {
     let path = dir.path().display().to_string();
     let mut command = program("kamailio", dir)
         .args(["-DD", "-E", "-n", "2", "-m", "64", "-M", "8", "-Y", &path, "-w", &path, "-f"])
         .arg(workspace().root().join("kamailio-cfg/load-balancer.cfg"))
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("SIP_ADDR", ADDRESS.to_string())
-        .env("NODE_ADDR", format!("{}:5060", NODES[number]))
+        .env("SIP_ADDR", shared.to_string())
+        .env("NODE_ADDR", format!("{own}:5060"))
         .on_our_death(process::OnOurDeath::Terminate);
     for (name, value) in settings {
         command = command.env(name, value);
@@ -102,14 +207,13 @@ fn kamailio(dir: &RunDir, number: usize, settings: &[(&str, String)]) -> Result<
 }
 
 /// keepalived by the configuration that we ship, with this machine's settings.
-fn keepalived(dir: &RunDir, number: usize) -> Result<Managed> {
+fn keepalived(dir: &RunDir, shared: Ipv4Addr, own: Ipv4Addr, other: Ipv4Addr) -> Result<Managed> {
     let shipped = workspace().root().join("deploy/keepalived");
     std::fs::copy(shipped.join("keepalived.conf"), dir.join("keepalived.conf"))?;
-    let (own, other) = (NODES[number], NODES[1 - number]);
     let settings = std::fs::read_to_string(shipped.join("settings.conf"))?
         .replace("192.0.2.11", &own.to_string())
         .replace("192.0.2.12", &other.to_string())
-        .replace("192.0.2.10", &ADDRESS.ip().to_string());
+        .replace("192.0.2.10", &shared.to_string());
     dir.write("settings.conf", &settings)?;
     let file = |name: &str| dir.join(name).display().to_string();
     program("keepalived", dir)
@@ -122,21 +226,24 @@ fn keepalived(dir: &RunDir, number: usize) -> Result<Managed> {
 }
 
 /// The one dispatcher, which answers whoever asks whether it lives.
-struct Dispatcher(UdpSocket);
+struct Dispatcher {
+    socket: UdpSocket,
+    load_balancer: SocketAddrV4,
+}
 
 impl Dispatcher {
     /// The next message that is not that question.
     fn receive(&self) -> Result<String> {
-        self.0.set_read_timeout(Some(SOON))?;
+        self.socket.set_read_timeout(Some(SOON))?;
         let mut buffer = vec![0; 65_535];
         loop {
-            let (length, from) = self.0.recv_from(&mut buffer).context("nothing comes inside")?;
+            let (length, from) = self.socket.recv_from(&mut buffer).context("nothing comes inside")?;
             let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
             if message.starts_with("OPTIONS ") {
-                self.0.send_to(response(&message, "200 OK").as_bytes(), from)?;
+                self.socket.send_to(response(&message, "200 OK").as_bytes(), from)?;
                 continue;
             }
-            ensure!(from == ADDRESS.into(), "{from} has sent:\n{message}");
+            ensure!(from == self.load_balancer.into(), "{from} has sent:\n{message}");
             return Ok(message);
         }
     }
@@ -162,12 +269,12 @@ impl Dispatcher {
     }
 
     fn send(&self, message: &str) -> Result<()> {
-        Ok(self.0.send_to(message.as_bytes(), ADDRESS).map(drop)?)
+        Ok(self.socket.send_to(message.as_bytes(), self.load_balancer).map(drop)?)
     }
 
     /// A request from inside along these routes.
     fn along(&self, number: u32, method: &str, to: &str, tag: &str, routes: &str) -> Result<()> {
-        let here = self.0.local_addr()?;
+        let here = self.socket.local_addr()?;
         self.send(
             &[
                 format!("{method} {to} SIP/2.0"),
@@ -197,53 +304,37 @@ fn register(phone: &mut Agent, dispatcher: &Dispatcher) -> Result<String> {
     Ok(headers(&arrived, "Path").first().context("no Path")?.to_string())
 }
 
-fn outlives(_: &()) -> Result<()> {
-    let dir = RunDir::new("takeover")?;
-    for words in ["link set lo up", "link add wan type bridge", "link set wan up"] {
-        ip(&dir, words)?;
-    }
-    for address in [PHONE, DISPATCHER] {
-        ip(&dir, &format!("addr add {address}/24 dev wan"))?;
-    }
-    let dispatcher = Dispatcher(UdpSocket::bind((DISPATCHER, 5060))?);
-    let list = dir.write("dispatcher.list", &format!("2 sip:{DISPATCHER}:5060 0 0 weight=100\n"))?;
-    let settings =
-        [("DISPATCHER_LIST", list.display().to_string()), ("FLOW_TOKEN_SECRET", "the same on both".to_owned())];
-    let mut machines = vec![Machine::start(0, &settings)?, Machine::start(1, &settings)?];
-    let logs = |machines: &[Machine]| machines.iter().map(Machine::logs).collect::<Vec<_>>().join("\n----\n");
-    let who = |machines: &[Machine]| machines.iter().position(Machine::has_the_address);
-    let first =
-        wait::until("somebody to take the address", SOON, || who(&machines)).with_context(|| logs(&machines))?;
+fn outlives(_: &Site) -> Result<()> {
+    let world = World::new(77)?;
+    let [phone_address, inside, _] = PHONES.map(|host| world.host(host));
+    let dispatcher = Dispatcher { socket: UdpSocket::bind((inside, 5060))?, load_balancer: world.shared() };
+    let mut pair = Pair::start(&world, &format!("2 sip:{inside}:5060 0 0 weight=100\n"))?;
     // The call.
-    let mut phone = Agent::udp_towards(ADDRESS, PHONE)?;
-    let path = register(&mut phone, &dispatcher).with_context(|| logs(&machines))?;
+    let mut phone = Agent::udp_towards(world.shared(), phone_address)?;
+    let path = register(&mut phone, &dispatcher).with_context(|| pair.logs())?;
     dispatcher.along(1, "INVITE", &phone.uri_of("alice"), "", &path)?;
     let invite = phone.receive_request("INVITE")?;
     phone.send(&with_lines(&response(&invite, "200 OK"), &phone.contact("alice", "")))?;
     let routes = headers(&dispatcher.answer("INVITE")?, "Record-Route").join(", ");
-    let mut by_tcp = Agent::tcp_towards(ADDRESS)?;
+    let mut by_tcp = Agent::tcp_towards(world.shared())?;
     let old_path = register(&mut by_tcp, &dispatcher)?;
     let old_uri = by_tcp.uri_of("alice") + ";transport=tcp;ob";
-    // All of its processes, at once.
-    drop(machines[first].kamailio.take());
-    wait::until("the other one to take the address", SOON, || {
-        machines[1 - first].has_the_address() && !machines[first].has_the_address()
-    })
-    .with_context(|| logs(&machines))?;
+    let takeover = pair.kill_holder()?;
+    pair.wait_for(&takeover)?;
     // The phone speaks, and is spoken to, inside the call.
     let hold = phone.request(
         "INVITE",
         "sip:bob@192.0.2.1",
         "alice",
         "bob",
-        &[&format!("Route: {routes}, <sip:dispatcher.invalid;node={DISPATCHER}:5060;lr>")],
+        &[&format!("Route: {routes}, <sip:dispatcher.invalid;node={inside}:5060;lr>")],
     );
     phone.send(&hold.replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=inside"))?;
-    let arrived = dispatcher.request("INVITE").with_context(|| logs(&machines))?;
+    let arrived = dispatcher.request("INVITE").with_context(|| pair.logs())?;
     dispatcher.send(&response(&arrived, "200 OK"))?;
     ensure!(status(&phone.final_response()?) == Some(200));
     dispatcher.along(2, "BYE", &phone.uri_of("alice"), ";tag=agent", &routes)?;
-    let bye = phone.receive_request("BYE").with_context(|| logs(&machines))?;
+    let bye = phone.receive_request("BYE").with_context(|| pair.logs())?;
     phone.send(&response(&bye, "200 OK"))?;
     ensure!(status(&dispatcher.answer("BYE")?) == Some(200));
     // The phone on TCP has lost its connection: nobody is told that it does not exist, and it registers again.
@@ -252,11 +343,46 @@ fn outlives(_: &()) -> Result<()> {
     ensure!(status(&answer) == Some(430), "{answer}");
     let request = by_tcp.register("alice", &[]);
     ensure!(by_tcp.ask(&request).is_err(), "the connection outlived its load balancer");
-    let mut again = Agent::tcp_towards(ADDRESS)?;
+    let mut again = Agent::tcp_towards(world.shared())?;
     let path = register(&mut again, &dispatcher)?;
     dispatcher.along(4, "MESSAGE", &again.uri_of("alice"), "", &path)?;
     let message = again.receive_request("MESSAGE")?;
     again.send(&response(&message, "200 OK"))?;
     ensure!(status(&dispatcher.answer("MESSAGE")?) == Some(200));
     Ok(())
+}
+
+fn outlive(site: &Site) -> Result<()> {
+    let world = World::new(78)?;
+    let mut plan = site.roles(2);
+    plan.nodes.retain(|(role, _)| *role != Role::LoadBalancer);
+    for ((_, config), host) in plan.nodes.iter_mut().zip(INSIDE..) {
+        config.address = world.claim(host)?;
+    }
+    plan.lines = format!("{} sip:{} 0 0 weight=100\n", Role::LoadBalancer.set(), world.shared());
+    let mut pair = Pair::start(&world, &plan.list())?;
+    let topology = Topology::start(plan)?;
+    let logs = |pair: &Pair| format!("{}\n====\n{}", pair.logs(), topology.logs());
+    let phone = |scenario: &str, user: &str, host: u8| {
+        let phone = Sipp::new(scenario).target(world.shared()).auth_uri(DOMAIN).users([(user, DOMAIN, PASSWORD)]);
+        phone.local(world.host(host)).local_port(5062)
+    };
+    let [callers, callees, _] = PHONES;
+    phone("register.xml", "bob", callees).run_successfully().with_context(|| logs(&pair))?;
+    let answering = Sipp::new("uas_answer.xml").local(world.host(callees)).local_port(5062);
+    let _answering = answering.endless().ignore_unexpected().spawn()?;
+    let tcp_phones = || (0..TCP_PHONES).map(|_| Agent::tcp_towards(world.shared())).collect::<Result<Vec<_>>>();
+    let mut before = tcp_phones()?;
+    before.iter_mut().try_for_each(|phone| enrol(phone, "carol")).with_context(|| logs(&pair))?;
+    let caller = phone("uac_invite_auth.xml", "alice", callers).key("callee", format!("bob@{DOMAIN}"));
+    let calling = load::of(caller).spawn()?;
+    std::thread::sleep(BEFORE); // the load is what goes on meanwhile
+    let takeover = pair.kill_holder()?;
+    pair.wait_for(&takeover)?;
+    for phone in &mut before {
+        let request = phone.register("carol", &[]);
+        ensure!(phone.ask(&request).is_err(), "a connection outlived its load balancer");
+    }
+    tcp_phones()?.iter_mut().try_for_each(|phone| enrol(phone, "carol")).with_context(|| logs(&pair))?;
+    load::check(site, "bob", &calling.wait()?, &[takeover.death]).with_context(|| logs(&pair))
 }

@@ -110,7 +110,7 @@ impl Plan {
     }
 
     /// The list of nodes in the format of the module `dispatcher`.
-    fn list(&self) -> String {
+    pub fn list(&self) -> String {
         self.list_from(0) + &self.lines
     }
 

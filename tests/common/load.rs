@@ -1,12 +1,22 @@
-//! What callers saw of the calls of a load.
+//! Calls that come in while a node dies, and what callers saw of them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
-use lab::sipp::Report;
+use anyhow::{Context, Result, ensure};
+use lab::sipp::{Report, Sipp};
+use lab::wait;
 
 use super::sip::headers;
+use super::{Site, calls};
+
+const RATE: f64 = 50.0;
+const CALLS: u64 = 500;
+/// How long each call is talked.
+const TALK: Duration = Duration::from_secs(3);
+/// Longer than the way to a dead node, a living one, and all that is sent again.
+const NO_ANSWER: Duration = Duration::from_secs(15);
+const RECORDED: Duration = Duration::from_secs(20);
 
 /// A call that began longer before a moment was no longer being set up then.
 const SETTING_UP: Duration = Duration::from_secs(1);
@@ -29,13 +39,41 @@ impl Call {
     }
 }
 
+/// The load of a caller: 500 calls, 50 a second, of three seconds each.
+pub fn of(caller: Sipp) -> Sipp {
+    let caller = caller.calls(CALLS).rate(RATE).pause(TALK).ignore_unexpected().trace_messages(true);
+    caller.arg("-recv_timeout").arg(NO_ANSWER.as_millis().to_string()).timeout(Duration::from_secs(60))
+}
+
+/// Makes sure that of this load only calls are lost that were being set up when a node died, that all others were answered and ended
+/// by their BYE, and that the records of the one who was called say so.
+pub fn check(site: &Site, callee: &str, report: &Report, deaths: &[SystemTime]) -> Result<()> {
+    let seen = calls_of(report)?;
+    ensure!(seen.len() as u64 == CALLS, "{} calls were begun", seen.len());
+    let being_set_up = |call: &Call| deaths.iter().any(|death| call.was_being_set_up(*death));
+    let lost: Vec<&Call> = seen.values().filter(|call| !call.answered).collect();
+    let unexplained: Vec<&&Call> = lost.iter().filter(|call| !being_set_up(call)).collect();
+    ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {deaths:?}");
+    let hanging: Vec<&Call> = seen.values().filter(|call| call.answered && !call.ended).collect();
+    ensure!(hanging.is_empty(), "{hanging:#?} did not end");
+    let answered = seen.len() - lost.len();
+    println!("{answered} calls answered and ended, {} that were being set up at a death were lost", lost.len());
+    // What began twice is one call, and what a dead node knew has ended in the records all the same.
+    let recorded = || calls::answered(site, callee);
+    wait::until("the calls in the history", RECORDED, || recorded().is_ok_and(|calls| calls >= answered))
+        .with_context(|| format!("{answered} were answered, recorded are {:?}", recorded()))?;
+    let recorded = recorded()?;
+    ensure!(recorded <= answered + lost.len(), "{answered} were answered, recorded are {recorded}");
+    Ok(())
+}
+
 /// The calls of a run by Call-ID, from the messages that it has written down.
-pub fn calls(report: &Report) -> Result<BTreeMap<String, Call>> {
-    let mut calls = BTreeMap::new();
+pub fn calls_of(report: &Report) -> Result<BTreeMap<String, Call>> {
+    let mut seen = BTreeMap::new();
     for (time, message) in report.timed_messages()? {
         let header = |name: &str| headers(message, name).first().copied().unwrap_or_default();
         let new = || Call { begun: time, answered: false, ended: false, was_ended: false };
-        let call = calls.entry(header("Call-ID").to_owned()).or_insert_with(new);
+        let call = seen.entry(header("Call-ID").to_owned()).or_insert_with(new);
         let (first_line, cseq) = (message.lines().next().unwrap_or_default(), header("CSeq"));
         match (first_line, cseq.split(' ').nth(1)) {
             (line, Some("INVITE")) if line.starts_with("SIP/2.0 200 ") => call.answered = true,
@@ -47,5 +85,5 @@ pub fn calls(report: &Report) -> Result<BTreeMap<String, Call>> {
             _ => {}
         }
     }
-    Ok(calls)
+    Ok(seen)
 }
