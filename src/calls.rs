@@ -42,6 +42,9 @@ const ATTRIBUTES: &str = "cassandra_call";
 /// The variable of a dialog that holds the call's id where that is not the Call-ID.
 const CALL_ID_OF_DIALOG: &str = "cassandra_call_id";
 
+/// The variable of a dialog that is set where it is a leg that the call was not begun with.
+const FURTHER_LEG: &str = "cassandra_further_leg";
+
 /// The variable of a dialog by which the script says, before the dialog expires, that it was lost, and why.
 const LOST_DIALOG: &str = "call_lost";
 
@@ -219,8 +222,14 @@ fn capture_dialog(dialog: &Dialog<'_>, name: &str, message: Option<&Message<'_>>
         if event.call_id != event.leg {
             dialog.set_variable(CALL_ID_OF_DIALOG, &event.call_id);
         }
+        if event.is_of_further_leg() {
+            dialog.set_variable(FURTHER_LEG, "1");
+        }
     } else {
         event.call_id = dialog.variable(CALL_ID_OF_DIALOG).unwrap_or_else(|| event.leg.clone());
+        if dialog.variable(FURTHER_LEG).is_some() {
+            event.set_further_leg();
+        }
     }
     conclude(&mut event, dialog, message);
     Ok(event)

@@ -9,25 +9,26 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use common::calls::{events, history, listed, names};
-use common::load::{Call, calls};
+use common::load::{Call, calls_of};
 use common::phone::{Phone, hear_each_other};
 use common::sip::{Agent, headers, status};
 use common::{DOMAIN, Site, phone};
 use lab::RunDir;
 use lab::kamailio::Kamailio;
 use lab::media::{self, Media};
-use lab::topology::{Role, Topology};
+use lab::topology::{Plan, Role, Topology};
 use lab::wait::until;
 
 fn main() -> ExitCode {
     common::suite(
         // A callee for each call: the phones of earlier ones stay registered.
-        &["alice", "bob", "carol", "1001", "1002", "1003", "1004"],
+        &["alice", "bob", "carol", "1001", "1002", "1003", "1004", "1005"],
         &[
             ("audio_passes_both_ways_through_a_media_node_by_udp_and_tcp_and_the_legs_are_one_call", both_ways),
             ("a_media_node_gives_echo_by_number_and_by_domain", echo),
             ("a_callee_who_is_busy_is_busy_for_the_caller", busy),
             ("a_call_is_named_by_nobody_outside", forged),
+            ("the_leg_of_a_dispatcher_that_dies_ends_in_the_callees_list", dispatcher_killed),
             ("the_calls_of_a_media_node_that_dies_end_as_lost_and_another_takes_new_ones", killed),
             ("without_a_media_node_calls_that_need_one_are_refused_and_others_are_not", none),
             ("a_rule_that_is_no_regular_expression_stops_the_start", wrong_rules),
@@ -51,13 +52,18 @@ struct Nodes {
 
 impl Nodes {
     fn start(site: &Site, media_nodes: usize) -> Result<Self> {
-        let mut plan = site.roles(2).env("MEDIA_DOMAINS", r"^rooms\.example\.com$");
+        let mut plan = site.roles(2);
         let mut kept = Vec::new();
         plan.nodes.retain(|(role, _)| {
             let is_kept = *role == Role::LoadBalancer || !kept.contains(role);
             kept.push(*role);
             is_kept
         });
+        Self::of(plan, media_nodes)
+    }
+
+    fn of(plan: Plan, media_nodes: usize) -> Result<Self> {
+        let mut plan = plan.env("MEDIA_DOMAINS", r"^rooms\.example\.com$");
         let dispatchers = plan.addresses(Role::Dispatcher);
         let media: Vec<media::Config> =
             (0..media_nodes).map(|_| media::Config::new(&dispatchers, DOMAIN)).collect::<Result<_>>()?;
@@ -76,7 +82,7 @@ impl Nodes {
     }
 }
 
-/// Waits until the call is over in the history of its caller.
+/// Waits until the call is over in the history of somebody in it.
 fn until_over(site: &Site, user: &str, call_id: &str, disposition: &str) -> Result<serde_json::Value> {
     until("the end in the list", SOON, || -> Result<Option<serde_json::Value>> {
         Ok(listed(site, user, call_id)?.filter(|call| call["disposition"] == disposition))
@@ -103,6 +109,7 @@ fn both_ways(site: &Site) -> Result<()> {
         ensure!(invite.starts_with(&format!("INVITE sip:{number}@")), "{invite}");
         ensure!(headers(&invite, "X-Call").is_empty(), "the name of the call reached a phone: {invite}");
         hear_each_other((&caller.audio, &calling), (&callee.audio, &called)).with_context(|| nodes.logs())?;
+        check_view(site, number, &calling.call_id)?;
         if tcp {
             caller.hang_up(&calling)?;
             callee.hung_up().with_context(|| nodes.logs())?;
@@ -117,11 +124,33 @@ fn both_ways(site: &Site) -> Result<()> {
             let ends = names(&found).iter().filter(|name| **name == "call-end").count();
             Ok((ends == 2).then_some(found))
         })?;
+        let at_callee = until_over(site, number, &calling.call_id, "answered")?;
+        ensure!(at_callee["direction"] == "inbound" && at_callee["ended_by"] == call["ended_by"], "{at_callee}");
+        ensure!(history(site, "alice")?.iter().filter(|entry| entry["call_id"] == call["call_id"]).count() == 1);
         let legs: std::collections::BTreeSet<String> = both.iter().map(|event| event["leg"].to_string()).collect();
         ensure!(legs.len() == 2 && legs.contains(&format!("\"{}\"", calling.call_id)), "{both:#?}");
         let shown = site.sipctl(&["call", &calling.call_id], "")?;
         ensure!(shown.contains(&format!("*9{number}@example.com: answered")) && shown.contains("leg "), "{shown}");
     }
+    Ok(())
+}
+
+/// While they talk: who was called through a media node is in a call, which is one call.
+fn check_view(site: &Site, callee: &str, call_id: &str) -> Result<()> {
+    let calls = |user: &str| -> Result<Vec<serde_json::Value>> {
+        let shown = site.sipctl(&["--json", "calls", "--subscriber", &format!("{user}@{DOMAIN}")], "")?;
+        let calls: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+        Ok(calls.into_iter().filter(|call| call["state"] == "answered").collect())
+    };
+    let of_callee = until("the leg in the view", SOON, || Ok::<_, anyhow::Error>(calls(callee)?.pop()))
+        .with_context(|| format!("{:?} {:#?}", site.sipctl(&["--json", "calls"], ""), events(site, call_id)))?;
+    ensure!(of_callee["leg_of"] == call_id && of_callee["call_id"] != call_id, "{of_callee}");
+    let of_caller = calls("alice")?;
+    let is_call = |call: &&serde_json::Value| call["leg_of"] == "" && call["call_id"] == call_id;
+    ensure!(of_caller.iter().filter(is_call).count() == 1, "{of_caller:?}");
+    let counts = site.sipctl(&["--json", "calls", "--count"], "")?;
+    let counts: Vec<serde_json::Value> = serde_json::from_str(&counts)?;
+    ensure!(counts.iter().filter_map(|node| node["calls"].as_u64()).sum::<u64>() == 1, "{counts:?}");
     Ok(())
 }
 
@@ -154,8 +183,10 @@ fn busy(site: &Site) -> Result<()> {
     callee.sip.receive_request("ACK")?;
     let refusal = caller.refused(&invite)?;
     ensure!(status(&refusal) == Some(486), "{refusal}");
-    let call = until_over(site, "alice", headers(&invite, "Call-ID")[0], "busy")?;
-    ensure!(call["code"] == 486, "{call}");
+    for user in ["alice", "1003"] {
+        let call = until_over(site, user, headers(&invite, "Call-ID")[0], "busy")?;
+        ensure!(call["code"] == 486, "{user}: {call}");
+    }
     Ok(())
 }
 
@@ -183,6 +214,28 @@ fn forged(site: &Site) -> Result<()> {
         until_over(site, "alice", &calling.call_id, "answered")?;
     }
     ensure!(events(site, "somebody-elses").is_err(), "{:?}", events(site, "somebody-elses"));
+    Ok(())
+}
+
+fn dispatcher_killed(site: &Site) -> Result<()> {
+    let mut nodes = Nodes::of(site.roles(2), 1)?;
+    let [first, second] = nodes.load_balancers()?;
+    let mut caller = Phone::new(Agent::udp(first)?, "alice")?;
+    let mut callee = Phone::registered(Agent::udp(second)?, "1005")?;
+    caller.invite("*91005", &[])?;
+    let (_, called) = callee.answer().with_context(|| nodes.logs())?;
+    let calling = caller.answered()?;
+    callee.acknowledged()?;
+    let leg = until("the answer of the leg", SOON, || -> Result<Option<serde_json::Value>> {
+        let is_answer = |event: &serde_json::Value| event["event"] == "call-start" && event["leg"] == called.call_id;
+        Ok(events(site, &calling.call_id)?.into_iter().find(is_answer))
+    })?;
+    let dispatchers = nodes.topology.of(Role::Dispatcher).len();
+    let dead = (0..dispatchers).find(|index| leg["node"] == format!("dispatcher-{}", index + 1)).context("no node")?;
+    nodes.topology.kill(Role::Dispatcher, dead)?;
+    callee.hang_up(&called).with_context(|| nodes.logs())?;
+    let call = until_over(site, "1005", &calling.call_id, "answered")?;
+    ensure!(call["ended_by"] == "callee" && call["node"] != leg["node"], "{call}");
     Ok(())
 }
 
@@ -216,9 +269,11 @@ fn killed(site: &Site) -> Result<()> {
         ensure!(bye.starts_with("BYE "), "{bye}");
         phone.sip.send(&common::sip::response(&bye, "200 OK"))?;
     }
-    let call = until_over(site, "alice", &calling.call_id, "lost")?;
-    ensure!(call["reason"] == "its media node is gone", "{call}");
-    check_load(site, &calls(&load.wait()?)?, death).with_context(|| nodes.logs())
+    for user in ["alice", "1004"] {
+        let call = until_over(site, user, &calling.call_id, "lost")?;
+        ensure!(call["reason"] == "its media node is gone", "{user}: {call}");
+    }
+    check_load(site, &calls_of(&load.wait()?)?, death).with_context(|| nodes.logs())
 }
 
 /// Answered calls that are under way.

@@ -212,7 +212,7 @@ impl Calls {
             return group;
         }
         sleep(OVERTAKEN).await;
-        let settle = |item: Item| Item::new(self.live.settle(&item.event.call_id), item.event);
+        let settle = |item: Item| Item::new(self.live.settle(item.event.record_id()), item.event);
         group.into_iter().map(settle).collect()
     }
 
@@ -221,7 +221,7 @@ impl Calls {
             return;
         }
         match &item.record {
-            Some(record) if item.event.ends_the_call() => tracing::info!("call {}", item.event.json_with(record)),
+            Some(record) if item.event.is_end() => tracing::info!("call {}", item.event.json_with(record)),
             _ => tracing::info!("call {}", item.event.json()),
         }
     }

@@ -259,19 +259,27 @@ impl CallEvent {
         serde_json::to_string(&whole).unwrap_or_default()
     }
 
-    /// Whether the call is over with it. It goes on when a further leg fails: whoever began that one, such as a media node, may try
-    /// another.
-    pub fn ends_the_call(&self) -> bool {
-        match &*self.event {
-            event::FAILED => !self.is_of_a_further_leg(),
-            event::END | event::EXPIRED | event::LOST => true,
-            _ => false,
+    /// Whether what its record tells of is over with it.
+    pub fn is_end(&self) -> bool {
+        [event::END, event::FAILED, event::EXPIRED, event::LOST].contains(&&*self.event)
+    }
+
+    /// Whether the script says that the call was not begun with this leg, but that somebody in it, such as a media node, began it.
+    pub fn is_of_further_leg(&self) -> bool {
+        self.extra.iter().any(|(name, value)| name == attribute::LEG && value == attribute::FURTHER)
+    }
+
+    /// Says that it is of a leg that the call was not begun with.
+    pub fn set_further_leg(&mut self) {
+        if !self.is_of_further_leg() {
+            self.extra.push((attribute::LEG.to_owned(), attribute::FURTHER.to_owned()));
         }
     }
 
-    /// Whether the script says that the call was not begun with this leg.
-    fn is_of_a_further_leg(&self) -> bool {
-        self.extra.iter().any(|(name, value)| name == attribute::LEG && value == attribute::FURTHER)
+    /// What has the record that it belongs to: the call, or the further leg of it, by its Call-ID. The call goes on when a further
+    /// leg ends: whoever began that one may begin another.
+    pub fn record_id(&self) -> &str {
+        if self.is_of_further_leg() { &self.leg } else { &self.call_id }
     }
 }
 
@@ -458,9 +466,11 @@ impl Disposition {
     }
 }
 
-/// What is known of a call.
+/// What is known of a call, or of a further leg of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRecord {
+    /// Of a further leg the call that it belongs to; `""` of a call.
+    pub leg_of: String,
     /// Its first attempt.
     pub started_at: Option<Timestamp>,
     /// When it first rang.
@@ -490,15 +500,18 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
-    /// What these events add up to.
-    pub fn of<'e>(events: impl IntoIterator<Item = &'e CallEvent>) -> Self {
+    /// What those of these events add up to that belong to the call of this id, or to the further leg of this Call-ID.
+    pub fn of<'e>(id: &str, events: impl IntoIterator<Item = &'e CallEvent>) -> Self {
         let mut record = Self::default();
-        events.into_iter().for_each(|event| record.take(event));
+        events.into_iter().filter(|event| event.record_id() == id).for_each(|event| record.take(event));
         record
     }
 
     /// Adds an event. The first one of its kind counts, whichever comes first here: two nodes may see the same.
     pub fn take(&mut self, event: &CallEvent) {
+        if event.is_of_further_leg() {
+            event.call_id.clone_into(&mut self.leg_of);
+        }
         let at = event.at();
         let earlier = |known: &mut Option<Timestamp>| {
             let is_first = known.is_none_or(|known| at < known);
@@ -515,7 +528,7 @@ impl CallRecord {
             }
             event::EARLY => drop(earlier(&mut self.ringing_at)),
             event::START => drop(earlier(&mut self.answered_at)),
-            _ if event.ends_the_call() => {
+            _ if event.is_end() => {
                 if self.is_ended_by(event) {
                     self.ended_at = Some(at);
                     self.code = event.code;
@@ -542,22 +555,39 @@ impl CallRecord {
         }
     }
 
-    /// What ends the call when nothing in it did.
-    pub fn closing(&self, call_id: &str, event: &str, reason: &str, id: EventId) -> CallEvent {
-        CallEvent {
-            call_id: call_id.to_owned(),
-            leg: call_id.to_owned(),
+    /// What ends the call, or the further leg, that has this record and this id, when nothing in it did.
+    pub fn closing(&self, id: &str, event: &str, reason: &str, event_id: EventId) -> CallEvent {
+        let mut closing = CallEvent {
+            call_id: self.call_id(id).to_owned(),
+            leg: id.to_owned(),
             event: event.to_owned(),
             reason: reason.to_owned(),
             caller: self.caller.clone(),
             callee: self.callee.clone(),
             account: self.account.clone(),
-            ..CallEvent::new(id)
+            ..CallEvent::new(event_id)
+        };
+        if self.is_of_further_leg() {
+            closing.set_further_leg();
         }
+        closing
+    }
+
+    /// Whether it is the record of a further leg, and not of a call.
+    pub fn is_of_further_leg(&self) -> bool {
+        !self.leg_of.is_empty()
+    }
+
+    /// The call of which what has this record and this id is, or is a part.
+    pub fn call_id<'r>(&'r self, id: &'r str) -> &'r str {
+        if self.is_of_further_leg() { &self.leg_of } else { id }
     }
 
     /// Takes over what is not known yet.
     pub fn complete(&mut self, other: Self) {
+        if !self.is_of_further_leg() {
+            self.leg_of = other.leg_of;
+        }
         self.started_at = self.started_at.or(other.started_at);
         self.answered_at = self.answered_at.or(other.answered_at);
         for (known, told) in
@@ -603,11 +633,13 @@ impl CallRecord {
     }
 }
 
-/// A call that is under way, as the node that owns it last said.
+/// A call that is under way, or a further leg of one, as the node that owns it last said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveCall {
-    /// Which call.
+    /// Which call; of a further leg its Call-ID.
     pub call_id: String,
+    /// Of a further leg the call that it belongs to; `""` of a call.
+    pub leg_of: String,
     /// Its owner.
     pub node: String,
     /// The owner's data centre.
@@ -651,6 +683,7 @@ impl ActiveCall {
     /// What its owner knew of it.
     pub fn record(&self) -> CallRecord {
         CallRecord {
+            leg_of: self.leg_of.clone(),
             started_at: Some(self.started_at),
             answered_at: self.answered_at,
             caller: self.caller.clone(),
@@ -660,7 +693,7 @@ impl ActiveCall {
         }
     }
 
-    /// What ends it when its owner is gone, after these events: the same event whoever notices, so that it is written once, and
+    /// What ends it when its owner is gone, after these events of the call: the same event whoever notices, so that it is written once, and
     /// later than all that is known of it.
     pub fn lost(&self, events: &[CallEvent]) -> CallEvent {
         let last = events.iter().map(|event| event.at().0).fold(self.updated_at.0, i64::max);
@@ -702,10 +735,10 @@ impl CallFilter {
     }
 }
 
-/// How many calls each node has, by data centre and node.
+/// How many calls each node has, by data centre and node. Further legs are parts of calls that are counted where they began.
 pub fn by_node<'c>(calls: impl IntoIterator<Item = &'c ActiveCall>) -> BTreeMap<(&'c str, &'c str), u32> {
     let mut counts = BTreeMap::new();
-    for call in calls {
+    for call in calls.into_iter().filter(|call| call.leg_of.is_empty()) {
         *counts.entry((call.dc.as_str(), call.node.as_str())).or_default() += 1;
     }
     counts
@@ -719,9 +752,12 @@ mod tests {
 
     /// 2026-01-01T00:00:00Z
     const NEW_YEAR_US: i64 = 1_767_225_600_000_000;
+    const CALL: &str = "a-call";
 
     fn event(name: &str, after_ms: i64, code: u16) -> CallEvent {
         CallEvent {
+            call_id: CALL.to_owned(),
+            leg: CALL.to_owned(),
             event: name.to_owned(),
             caller: "alice@example.com".to_owned(),
             callee: "bob@example.com".to_owned(),
@@ -754,8 +790,8 @@ mod tests {
                 event(event::END, 7000, 200),
                 event(event::END, 7004, 200),
             ];
-            let record = CallRecord::of(order.iter().map(|index: &usize| &events[*index]));
-            prop_assert_eq!(&record, &CallRecord::of(&events));
+            let record = CallRecord::of(CALL, order.iter().map(|index: &usize| &events[*index]));
+            prop_assert_eq!(&record, &CallRecord::of(CALL, &events));
             prop_assert_eq!(record.duration_ms(), 5000);
             prop_assert_eq!(record.started_at, Some(events[0].at()));
         }
@@ -770,14 +806,14 @@ mod tests {
                 event(event::LOST, 2000, 0),
                 event(event::END, 9000, 200),
             ];
-            let record = CallRecord::of(order.iter().map(|index: &usize| &events[*index]));
+            let record = CallRecord::of(CALL, order.iter().map(|index: &usize| &events[*index]));
             prop_assert_eq!((record.disposition, record.duration_ms()), (Disposition::Answered, 8000));
         }
     }
 
     #[test]
     fn a_lost_call_is_the_same_event_whoever_notices() {
-        let call = active("a-call");
+        let call = active(CALL);
         assert_eq!(call.lost(&[]), call.lost(&[]));
         assert_eq!(call.lost(&[]).at(), Timestamp(call.updated_at.0 + 1));
         let mut answer = CallEvent::new(EventId::new((call.updated_at.0 + 5000) * 1000 + 999, 1, 2));
@@ -791,14 +827,14 @@ mod tests {
         for (age, stale, lost) in
             [(0, false, false), (59, false, false), (60, true, false), (90, true, false), (91, true, true)]
         {
-            let call = ActiveCall { age, ..active("a-call") };
+            let call = ActiveCall { age, ..active(CALL) };
             assert_eq!((call.is_stale(), call.is_lost()), (stale, lost), "{age} s");
         }
     }
 
     #[test]
     fn a_filter_finds_a_call_by_each_of_its_parties() {
-        let call = active("a-call");
+        let call = active(CALL);
         let by = |change: fn(&mut CallFilter)| {
             let mut filter = CallFilter::default();
             change(&mut filter);
@@ -816,6 +852,7 @@ mod tests {
     fn active(call_id: &str) -> ActiveCall {
         ActiveCall {
             call_id: call_id.to_owned(),
+            leg_of: String::new(),
             node: "lb1".to_owned(),
             dc: "dc1".to_owned(),
             caller: "alice@example.com".to_owned(),
@@ -853,7 +890,7 @@ mod tests {
             (event::LOST, 0, Disposition::Lost),
             (event::END, 200, Disposition::Answered),
         ] {
-            let record = CallRecord::of(&[event(event::ATTEMPT, 0, 0), event(name, 50, code)]);
+            let record = CallRecord::of(CALL, &[event(event::ATTEMPT, 0, 0), event(name, 50, code)]);
             assert_eq!((record.disposition, record.duration_ms()), (expected, 0), "{name} {code}");
         }
     }
@@ -868,28 +905,57 @@ mod tests {
         let attempt = tagged(event::ATTEMPT, "INVITE", "a");
         for (tag, expected) in [("a", "caller"), ("b", "callee")] {
             let bye = tagged(event::END, "BYE", tag);
-            assert_eq!(CallRecord::of([&attempt, &bye]).who_ended(), expected);
-            assert_eq!(CallRecord::of([&bye]).who_ended(), "", "nobody knows");
+            assert_eq!(CallRecord::of(CALL, [&attempt, &bye]).who_ended(), expected);
+            assert_eq!(CallRecord::of(CALL, [&bye]).who_ended(), "", "nobody knows");
             let said = CallEvent { ended_by: "operator".to_owned(), ..bye };
-            assert_eq!(CallRecord::of([&attempt, &said]).who_ended(), "operator");
+            assert_eq!(CallRecord::of(CALL, [&attempt, &said]).who_ended(), "operator");
         }
     }
 
     #[test]
-    fn a_further_leg_that_fails_does_not_end_the_call() {
-        let begun = [event(event::ATTEMPT, 0, 0), event(event::START, 2000, 200)];
-        let mut failed = event(event::FAILED, 1000, 486);
-        assert!(failed.ends_the_call());
-        failed.extra.push(("leg".to_owned(), "further".to_owned()));
-        assert!(!failed.ends_the_call());
-        let end = event(event::END, 5000, 200);
-        let record = CallRecord::of(begun.iter().chain([&failed, &end]));
-        assert_eq!((record.disposition, record.duration_ms()), (Disposition::Answered, 3000));
+    fn a_further_leg_has_a_record_of_its_own() {
+        let further = |name: &str, after_ms: i64, code: u16| {
+            let mut event = CallEvent {
+                leg: "a-leg".to_owned(),
+                callee: "carol@example.com".to_owned(),
+                ..event(name, after_ms, code)
+            };
+            event.set_further_leg();
+            event
+        };
+        let events = [
+            event(event::ATTEMPT, 0, 0),
+            event(event::START, 50, 200),
+            further(event::ATTEMPT, 60, 0),
+            further(event::EARLY, 100, 180),
+            further(event::FAILED, 2000, 486),
+            event(event::END, 5050, 200),
+        ];
+        let call = CallRecord::of(CALL, &events);
+        assert_eq!((call.disposition, call.duration_ms(), call.ringing_at), (Disposition::Answered, 5000, None));
+        assert_eq!((call.callee.as_str(), call.leg_of.as_str()), ("bob@example.com", ""));
+        let leg = CallRecord::of("a-leg", &events);
+        assert_eq!((leg.disposition, leg.started_at), (Disposition::Busy, Some(events[2].at())));
+        assert_eq!((leg.callee.as_str(), leg.leg_of.as_str()), ("carol@example.com", CALL));
+    }
+
+    #[test]
+    fn what_closes_a_further_leg_belongs_to_it() {
+        let call = ActiveCall { leg_of: CALL.to_owned(), ..active("a-leg") };
+        let lost = call.lost(&[]);
+        assert_eq!((lost.call_id.as_str(), lost.leg.as_str(), lost.record_id()), (CALL, "a-leg", "a-leg"));
+        assert_eq!(active(CALL).lost(&[]).record_id(), CALL);
+    }
+
+    #[test]
+    fn a_further_leg_is_no_call_more_on_its_node() {
+        let calls = [active(CALL), ActiveCall { leg_of: CALL.to_owned(), ..active("a-leg") }];
+        assert_eq!(by_node(&calls), BTreeMap::from([(("dc1", "lb1"), 1)]));
     }
 
     #[test]
     fn an_event_of_the_scripts_own_changes_no_record() {
-        let record = CallRecord::of(&[event("voicemail", 5, 0)]);
+        let record = CallRecord::of(CALL, &[event("voicemail", 5, 0)]);
         assert_eq!(record, CallRecord::default());
     }
 }

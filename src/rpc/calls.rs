@@ -70,6 +70,7 @@ fn describe_active(call: ActiveCall) -> Structure {
         (c"started", call.started_at.rfc3339().into()),
         (c"answered", call.answered_at.map(Timestamp::rfc3339).unwrap_or_default().into()),
         (c"call_id", call.call_id.into()),
+        (c"leg_of", call.leg_of.into()),
         (c"caller", call.caller.into()),
         (c"callee", call.callee.into()),
         (c"account", call.account.into()),

@@ -295,7 +295,7 @@ impl ListedRow {
     }
 }
 
-/// A call as it stands after one of its events, for the lists.
+/// A call, or a further leg of one, as it stands after one of its events, for the lists.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     /// Which call.

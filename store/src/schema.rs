@@ -17,7 +17,7 @@ use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
 
 /// The schema version that this binary writes.
-pub const VERSION: i32 = 3;
+pub const VERSION: i32 = 4;
 
 /// The row of `schema_version` that holds it.
 const COMPONENT: &str = "sip";
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub type Replication = Vec<(String, usize)>;
 
 /// The steps to [`VERSION`]; `{ks}` is the keyspace.
-const STEPS: [(i32, &[&str]); 3] = [(1, STEP_1), (2, STEP_2), (3, STEP_3)];
+const STEPS: [(i32, &[&str]); 4] = [(1, STEP_1), (2, STEP_2), (3, STEP_3), (4, STEP_4)];
 
 /// Subscribers, locations, calls.
 const STEP_1: &[&str] = &[
@@ -86,6 +86,9 @@ const STEP_3: &[&str] = &[
      interval int, PRIMARY KEY ((kind, key, bucket), call_id)) WITH default_time_to_live = 180 AND gc_grace_seconds = 600 \
      AND compaction = {'class': 'LeveledCompactionStrategy'}",
 ];
+
+/// Legs that a call was not begun with.
+const STEP_4: &[&str] = &["ALTER TABLE {ks}.active_call ADD IF NOT EXISTS (leg_of text)"];
 
 /// The secrets of table `cluster_secret`.
 const SECRETS: [&str; 1] = ["gruu"];

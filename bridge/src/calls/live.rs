@@ -1,4 +1,5 @@
-//! The calls that are under way on this node: what is known of each, and when the others are to be told again that it is there.
+//! The calls that are under way on this node, and further legs of calls, each by its [`CallEvent::record_id`]: what is known of it,
+//! and when the others are to be told again that it is there.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -60,33 +61,34 @@ impl Live {
     pub(crate) fn take(&self, event: &CallEvent) -> Option<Snapshot> {
         let mut state = self.lock();
         let written = state.stamp();
-        if !state.calls.contains_key(&event.call_id) {
+        let id = event.record_id();
+        if !state.calls.contains_key(id) {
             if state.calls.len() >= MOST {
                 return None;
             }
             let due = Instant::now() + self.interval / 2;
-            state.calls.insert(event.call_id.clone(), Kept { record: CallRecord::default(), due });
+            state.calls.insert(id.to_owned(), Kept { record: CallRecord::default(), due });
         }
         let record = {
-            let kept = state.calls.get_mut(&event.call_id)?;
+            let kept = state.calls.get_mut(id)?;
             kept.record.take(event);
             let age = event.at().0 - kept.record.started_at?.0;
-            if event.ends_the_call() && age < SHORT || !is_told(event) {
+            if event.is_end() && age < SHORT || !is_told(event) {
                 return None;
             }
             kept.record.clone()
         };
-        if event.ends_the_call() {
-            state.calls.remove(&event.call_id);
+        if event.is_end() {
+            state.calls.remove(id);
         }
         Some(Snapshot { record, written })
     }
 
     /// Takes a call out that has ended. `None` when this node does not know how it began.
-    pub(crate) fn settle(&self, call_id: &str) -> Option<Snapshot> {
+    pub(crate) fn settle(&self, id: &str) -> Option<Snapshot> {
         let mut state = self.lock();
         let written = state.stamp();
-        let record = state.calls.remove(call_id)?.record;
+        let record = state.calls.remove(id)?.record;
         record.started_at.map(|_| Snapshot { record, written })
     }
 
@@ -146,7 +148,7 @@ impl Live {
 
 /// Whether the others are told of the call at this event.
 pub(crate) fn is_told(event: &CallEvent) -> bool {
-    [event::ATTEMPT, event::START].contains(&&*event.event) || event.ends_the_call()
+    [event::ATTEMPT, event::START].contains(&&*event.event) || event.is_end()
 }
 
 impl State {

@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, set};
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("calls");
 
 /// Version of an item's format: items of others are dropped.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// What waits for the thread. With all who may send at once it bounds what is in memory.
 const QUEUE: usize = 1024;
@@ -58,7 +58,7 @@ impl Item {
 
     /// Whether it ends a call of which too little is known, or perhaps only not yet.
     pub(crate) fn is_unsettled(&self) -> bool {
-        self.record.is_none() && self.event.ends_the_call()
+        self.record.is_none() && self.event.is_end()
     }
 }
 

@@ -50,8 +50,9 @@ impl Service {
         let own = calls.into_iter().filter(|call| self.is_own(call));
         let own: Vec<_> = stream::iter(own)
             .map(|call| async {
-                let mut record = CallRecord::of(&store.call_events(&call.call_id).await?);
-                record.complete(call.record());
+                let known = call.record();
+                let mut record = CallRecord::of(&call.call_id, &store.call_events(known.call_id(&call.call_id)).await?);
+                record.complete(known);
                 Ok::<_, StoreError>((call.call_id, record))
             })
             .buffer_unordered(REFRESHES)
@@ -69,19 +70,21 @@ impl Service {
     }
 
     /// Says that a call is there, unless it has ended on another node, or was there for too long.
-    async fn refresh(&self, store: &Store, call_id: &str, known: Snapshot) -> Result<(), StoreError> {
+    async fn refresh(&self, store: &Store, id: &str, known: Snapshot) -> Result<(), StoreError> {
         let parties = self.parties_of(store, &known.record).await?;
-        if has_ended(&store.call_events(call_id).await?) {
-            let written = self.calls.live().forget(call_id);
-            return store.remove_call(call_id, written, &parties).await;
+        let events = store.call_events(known.record.call_id(id)).await?;
+        // That it was thought lost does not count here.
+        if ends(id, &events).any(|event| event.event != event::LOST) {
+            let written = self.calls.live().forget(id);
+            return store.remove_call(id, written, &parties).await;
         }
         let now = wall();
         if known.record.started_at.is_some_and(|started_at| self.calls.has_expired(started_at, now)) {
             count(&self.metrics.call_events);
-            self.note(known.record.closing(call_id, event::EXPIRED, "nobody ended it", EventId::at_time(now, call_id)));
+            self.note(known.record.closing(id, event::EXPIRED, "nobody ended it", EventId::at_time(now, id)));
             return Ok(());
         }
-        store.refresh_call(&self.presence(call_id, &known.record, known.written), &parties).await
+        store.refresh_call(&self.presence(id, &known.record, known.written), &parties).await
     }
 
     /// Looks for calls of nodes that are gone, one shard after the other, for ever, and closes them.
@@ -103,13 +106,14 @@ impl Service {
             if !call.is_lost() || self.calls.live().has(&call.call_id) {
                 continue;
             }
-            let events = store.call_events(&call.call_id).await?;
-            if !events.iter().any(CallEvent::ends_the_call) {
+            let record = call.record();
+            let events = store.call_events(record.call_id(&call.call_id)).await?;
+            if ends(&call.call_id, &events).next().is_none() {
                 tracing::warn!("the call {} is lost: its node {} is gone", call.call_id, call.node);
                 count(&self.metrics.call_events);
                 self.calls.take(call.lost(&events));
             }
-            let parties = self.parties_of(store, &call.record()).await?;
+            let parties = self.parties_of(store, &record).await?;
             store.remove_call(&call.call_id, wall().0.saturating_mul(1000), &parties).await?;
         }
         Ok(())
@@ -153,7 +157,7 @@ impl Service {
     }
 }
 
-/// Whether somebody saw the call end. That it was thought lost does not count here.
-fn has_ended(events: &[CallEvent]) -> bool {
-    events.iter().any(|event| event.ends_the_call() && event.event != event::LOST)
+/// Those of a call's events that end what has this record.
+fn ends<'e>(record_id: &str, events: &'e [CallEvent]) -> impl Iterator<Item = &'e CallEvent> {
+    events.iter().filter(move |event| event.is_end() && event.record_id() == record_id)
 }

@@ -1,4 +1,5 @@
-//! What becomes of call events in Cassandra: a row each, and the call in the lists of its parties and of their accounts.
+//! What becomes of call events in Cassandra: a row each, and the call, or the further leg of one, in the lists of its parties and of
+//! their accounts.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -34,7 +35,9 @@ pub(super) struct Known {
 
 /// An event with what has to be known to write it.
 struct Write<'i> {
-    item: &'i Item,
+    event: Cow<'i, CallEvent>,
+    /// Write timestamp of what it tells of the calls that are under way, if anything.
+    active: Option<i64>,
     /// The call, where that is to be seen somewhere.
     record: Option<Cow<'i, CallRecord>>,
     parties: Parties,
@@ -44,12 +47,12 @@ struct Write<'i> {
 
 impl Write<'_> {
     fn presence<'w>(&'w self, service: &'w Service) -> Option<Presence<'w>> {
-        let written = self.item.active?;
-        self.record.as_deref().map(|record| service.presence(&self.item.event.call_id, record, written))
+        let written = self.active?;
+        self.record.as_deref().map(|record| service.presence(self.event.record_id(), record, written))
     }
 
     fn recording<'w>(&'w self, presence: Option<&'w Presence<'w>>) -> Recording<'w> {
-        let event = &self.item.event;
+        let event = &*self.event;
         let entry = self.record.as_deref().filter(|_| self.is_listed).map(|record| Entry {
             call_id: &event.call_id,
             started_at: record.started_at.unwrap_or(event.at()),
@@ -59,7 +62,7 @@ impl Write<'_> {
             dc: &event.dc,
         });
         let active = presence.and_then(|presence| match &*event.event {
-            _ if event.ends_the_call() => Some(Change::Gone { call_id: presence.call_id, written: presence.written }),
+            _ if event.is_end() => Some(Change::Gone { call_id: presence.call_id, written: presence.written }),
             _ if presence.record.is_over() => None,
             event::ATTEMPT => Some(Change::Present(presence)),
             event::START => Some(Change::Answered(presence)),
@@ -107,18 +110,18 @@ impl Service {
 
     /// Finds out what has to be known to write an event.
     async fn prepare<'i>(&self, store: &Store, item: &'i Item) -> Result<Write<'i>, StoreError> {
-        let event = &item.event;
-        let is_listed = event.event == event::ATTEMPT || event.ends_the_call();
+        let mut event = Cow::Borrowed(&item.event);
+        let is_listed = event.event == event::ATTEMPT || event.is_end();
         let record = match &item.record {
             Some(record) => Some(Cow::Borrowed(record)),
-            None if is_listed => Some(Cow::Owned(Box::pin(self.record_of(store, event)).await?)),
+            None if is_listed => Some(Cow::Owned(Box::pin(self.record_of(store, &mut event)).await?)),
             None => None,
         };
         let parties = match &record {
             Some(record) if is_listed => self.parties_of(store, record).await?,
             _ => Parties::default(),
         };
-        Ok(Write { item, record, parties, is_listed })
+        Ok(Write { event, active: item.active, record, parties, is_listed })
     }
 
     pub(super) fn presence<'a>(&'a self, call_id: &'a str, record: &'a CallRecord, written: i64) -> Presence<'a> {
@@ -127,17 +130,40 @@ impl Service {
         Presence { call_id, record, node: &node.name, dc: &node.dc, interval, written }
     }
 
-    /// What is known of a call that did not begin here, or not since this node started.
-    async fn record_of(&self, store: &Store, event: &CallEvent) -> Result<CallRecord, StoreError> {
-        let mut record = CallRecord::of(&store.call_events(&event.call_id).await?);
+    /// What is known of a call that did not begin here, or not since this node started. A node to which only the end of a further
+    /// leg comes knows by itself neither that it is one nor of which call: the event is told.
+    async fn record_of(&self, store: &Store, event: &mut Cow<'_, CallEvent>) -> Result<CallRecord, StoreError> {
+        let mut record = CallRecord::of(event.record_id(), &store.call_events(&event.call_id).await?);
+        if record.started_at.is_none()
+            && let Some(call) = store.active_call(event.record_id()).await?
+        {
+            if !call.leg_of.is_empty() {
+                let event = event.to_mut();
+                event.set_further_leg();
+                call.leg_of.clone_into(&mut event.call_id);
+                record = CallRecord::of(event.record_id(), &store.call_events(&event.call_id).await?);
+            }
+            record.complete(call.record());
+        }
         record.take(event);
         Ok(record)
     }
 
-    /// Who is in the call and known here.
+    /// Who is in the call and known here. Of a further leg it is the callee alone, and its account unless that is the caller's, too:
+    /// the caller, and whom the call belongs to, have the call.
     pub(super) async fn parties_of(&self, store: &Store, record: &CallRecord) -> Result<Parties, StoreError> {
         let (caller, callee) = tokio::try_join!(self.party(store, &record.caller), self.party(store, &record.callee))?;
         let mut parties = Parties::default();
+        if record.is_of_further_leg() {
+            let others = [record.account.as_str(), caller.as_ref().map_or("", |(_, known)| &known.account), ""];
+            if let Some((aor, known)) = callee {
+                if !others.contains(&known.account.as_str()) {
+                    parties.accounts.insert(known.account.clone());
+                }
+                parties.subscribers.push((aor, Direction::Inbound, known.account));
+            }
+            return Ok(parties);
+        }
         parties.accounts.insert(record.account.clone());
         for (party, direction) in [(caller, Direction::Outbound), (callee, Direction::Inbound)] {
             if let Some((aor, known)) = party {

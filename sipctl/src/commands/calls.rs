@@ -91,7 +91,7 @@ const NONE: &str = "There are no calls.";
 fn summary(calls: &[ActiveCall]) -> String {
     let nodes = nodes(calls);
     let each: Vec<String> = nodes.iter().map(|node| format!("{} {} {}", node.dc, node.node, node.calls)).collect();
-    match calls.len() {
+    match nodes.iter().map(|node| node.calls).sum() {
         0 => NONE.to_owned(),
         1 => format!("1 call: {}", each.join(", ")),
         count => format!("{count} calls: {}", each.join(", ")),
@@ -122,6 +122,7 @@ impl Shown for Node<'_> {
 #[derive(Debug, Serialize)]
 struct Line<'c> {
     call_id: &'c str,
+    leg_of: &'c str,
     state: &'static str,
     started: String,
     answered: Option<String>,
@@ -145,6 +146,7 @@ impl<'c> Line<'c> {
         let since = call.answered_at.unwrap_or(call.started_at);
         Self {
             call_id: &call.call_id,
+            leg_of: &call.leg_of,
             state: call.state(),
             started: call.started_at.rfc3339(),
             answered: call.answered_at.map(Timestamp::rfc3339),
@@ -170,7 +172,7 @@ impl Shown for Line<'_> {
             self.caller.to_owned(),
             self.callee.to_owned(),
             [self.dc, self.node].join(" ").trim().to_owned(),
-            self.call_id.to_owned(),
+            if self.leg_of.is_empty() { self.call_id.to_owned() } else { format!("leg of {}", self.leg_of) },
         ]
     }
 }

@@ -27,7 +27,7 @@ impl Call {
         if events.is_empty() {
             bail!("there is no call {}: its events are gone, or still on their way", self.call_id);
         }
-        let record = CallRecord::of(&events);
+        let record = CallRecord::of(&self.call_id, &events);
         let start = record.started_at.unwrap_or(events[0].at());
         output.note(&summary(&record));
         let steps: Vec<_> = events.iter().map(|event| Step::of(event, start)).collect();

@@ -1,4 +1,4 @@
-//! Calls that are under way, of all nodes: the global view.
+//! Calls that are under way, and further legs of calls, of all nodes: the global view.
 //!
 //! A row belongs to the node that writes it. It lives for three *intervals* (seconds, a setting of that node, and a column); the
 //! owner writes it again every half. A row that was not written for a whole interval is *stale*: its owner is gone, and nobody
@@ -37,7 +37,7 @@ pub enum Change<'a> {
     Answered(&'a Presence<'a>),
     /// It is over.
     Gone {
-        /// Which call.
+        /// Which call, as in [`Presence`].
         call_id: &'a str,
         /// Write timestamp.
         written: i64,
@@ -47,7 +47,7 @@ pub enum Change<'a> {
 /// A call that is under way.
 #[derive(Debug, Clone, Copy)]
 pub struct Presence<'a> {
-    /// Which call.
+    /// Which call; of a further leg its Call-ID.
     pub call_id: &'a str,
     /// What is known of it.
     pub record: &'a CallRecord,
@@ -76,6 +76,7 @@ pub(super) struct Statements {
     write_answer: PreparedStatement,
     remove_call: PreparedStatement,
     read_calls: PreparedStatement,
+    read_call: PreparedStatement,
     write_party: PreparedStatement,
     remove_party: PreparedStatement,
     read_party: PreparedStatement,
@@ -84,10 +85,12 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) async fn prepare(keyspace: &str, preparer: &Preparer<'_>) -> Result<Self, ConnectError> {
         let (calls, parties) = (format!("{keyspace}.active_call"), format!("{keyspace}.active_by_party"));
+        let columns = "call_id, leg_of, dc, node, account_id, callee_account_id, caller, callee, started_at, answered_at, \
+                       updated_at, interval, TTL(interval)";
         Ok(Self {
             write_call: preparer.prepare(format!(
-                "INSERT INTO {calls} (shard, call_id, dc, node, account_id, callee_account_id, caller, callee, state, \
-                 started_at, answered_at, updated_at, interval) VALUES (:shard, :call_id, :dc, :node, :account_id, \
+                "INSERT INTO {calls} (shard, call_id, leg_of, dc, node, account_id, callee_account_id, caller, callee, state, \
+                 started_at, answered_at, updated_at, interval) VALUES (:shard, :call_id, :leg_of, :dc, :node, :account_id, \
                  :callee_account_id, :caller, :callee, :state, :started_at, :answered_at, :updated_at, :interval) \
                  USING TIMESTAMP :written AND TTL :ttl"
             ))
@@ -101,11 +104,8 @@ impl Statements {
                 .await?,
             remove_call: preparer.prepare(format!("DELETE FROM {calls} USING TIMESTAMP ? WHERE shard = ? AND call_id = ?"))
                 .await?,
-            read_calls: preparer.prepare(format!(
-                "SELECT call_id, dc, node, account_id, callee_account_id, caller, callee, started_at, answered_at, \
-                 updated_at, interval, TTL(interval) FROM {calls} WHERE shard = ?"
-            ))
-            .await?,
+            read_calls: preparer.prepare(format!("SELECT {columns} FROM {calls} WHERE shard = ?")).await?,
+            read_call: preparer.prepare(format!("SELECT {columns} FROM {calls} WHERE shard = ? AND call_id = ?")).await?,
             write_party: preparer.prepare(format!(
                 "INSERT INTO {parties} (kind, key, bucket, call_id, node, interval) VALUES (:kind, :key, :bucket, :call_id, \
                  :node, :interval) USING TIMESTAMP :written AND TTL :ttl"
@@ -169,6 +169,7 @@ fn shard(call_id: &str) -> i16 {
 struct WrittenCall<'a> {
     shard: i16,
     call_id: &'a str,
+    leg_of: MaybeUnset<&'a str>,
     dc: &'a str,
     node: &'a str,
     account_id: &'a str,
@@ -196,6 +197,7 @@ impl<'a> WrittenCall<'a> {
         Self {
             shard: shard(presence.call_id),
             call_id: presence.call_id,
+            leg_of: if record.is_of_further_leg() { MaybeUnset::Set(&record.leg_of) } else { MaybeUnset::Unset },
             dc: presence.dc,
             node: presence.node,
             account_id: if named.is_empty() { account_of(super::Direction::Outbound) } else { named },
@@ -273,6 +275,7 @@ impl<'a> WrittenParty<'a> {
 #[scylla(flavor = "enforce_order", skip_name_checks)]
 struct CallRow {
     call_id: String,
+    leg_of: Option<String>,
     dc: Option<String>,
     node: Option<String>,
     account_id: Option<String>,
@@ -292,6 +295,7 @@ impl CallRow {
         let interval = self.interval.unwrap_or_default();
         ActiveCall {
             call_id: self.call_id,
+            leg_of: self.leg_of.unwrap_or_default(),
             node: self.node.unwrap_or_default(),
             dc: self.dc.unwrap_or_default(),
             caller: self.caller.unwrap_or_default(),
@@ -340,6 +344,16 @@ impl Store {
     /// [`StoreError`]: nothing is known then.
     pub async fn active_calls_in(&self, shard: u8) -> Result<Vec<ActiveCall>, StoreError> {
         self.read(&self.0.calls.active.read_calls, (i16::from(shard),), |result| rows(result, CallRow::call)).await
+    }
+
+    /// The call of this id, or the further leg of this Call-ID, if it is under way; stale ones, too.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing is known then.
+    pub async fn active_call(&self, call_id: &str) -> Result<Option<ActiveCall>, StoreError> {
+        let values = (shard(call_id), call_id);
+        let found = self.read(&self.0.calls.active.read_call, values, |result| rows(result, CallRow::call)).await?;
+        Ok(found.into_iter().next())
     }
 
     /// The calls of all shards, stale ones, too, in no order.
