@@ -11,11 +11,13 @@ use anyhow::{Context, Result, ensure};
 use common::sip::{Agent, headers, response, status, with_lines};
 use common::{DOMAIN, PASSWORD, Site, enrol, load};
 use lab::cassandra::Cassandra;
+use lab::kamailio;
 use lab::networks::Network;
 use lab::process::{self, Managed, Spawn};
-use lab::sipp::Sipp;
+use lab::sipp::{Running, Sipp};
 use lab::topology::{Role, Topology};
 use lab::{RunDir, wait, workspace};
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
 const OURS: &str = "IN_A_NETWORK_OF_ITS_OWN";
@@ -38,10 +40,11 @@ fn main() -> ExitCode {
         });
     }
     common::suite(
-        &["alice", "bob", "carol"],
+        &["alice", "bob", "carol", "dave"],
         &[
             ("a_call_outlives_its_load_balancer_and_a_tcp_phone_registers_again", outlives),
             ("calls_that_come_in_outlive_their_load_balancer", outlive),
+            ("a_load_balancer_that_drains_gives_its_address_up_and_no_call_is_lost", drained),
         ],
     )
 }
@@ -169,7 +172,7 @@ impl Machine {
         ip(&dir, &format!("link set lb{wan}-{number} master wan{wan} up"))?;
         let [own, other] = [number, 1 - number].map(|number| world.host(NODES[number]));
         network.ip(&format!("link set lo up\naddr add {own}/24 dev eth0\nlink set eth0 up\n"))?;
-        let kamailio = network.inside(|| kamailio(&dir, world.shared(), own, settings))?;
+        let kamailio = network.inside(|| load_balancer(&dir, world.shared(), own, settings))?;
         let keepalived = network.inside(|| keepalived(&dir, *world.shared().ip(), own, other))?;
         Ok(Self { kamailio: Some(kamailio), _keepalived: keepalived, network, shared: *world.shared().ip(), dir })
     }
@@ -191,7 +194,7 @@ fn program(name: &str, dir: &RunDir) -> Spawn {
     Spawn::new(name, name, dir.join(&format!("{name}.log"))).dir(dir.path())
 }
 
-fn kamailio(dir: &RunDir, shared: SocketAddrV4, own: Ipv4Addr, settings: &[(&str, String)]) -> Result<Managed> {
+fn load_balancer(dir: &RunDir, shared: SocketAddrV4, own: Ipv4Addr, settings: &[(&str, String)]) -> Result<Managed> {
     let path = dir.path().display().to_string();
     let mut command = program("kamailio", dir)
         .args(["-DD", "-E", "-n", "2", "-m", "64", "-M", "8", "-Y", &path, "-w", &path, "-f"])
@@ -352,37 +355,75 @@ fn outlives(_: &Site) -> Result<()> {
     Ok(())
 }
 
-fn outlive(site: &Site) -> Result<()> {
-    let world = World::new(78)?;
-    let mut plan = site.roles(2);
-    plan.nodes.retain(|(role, _)| *role != Role::LoadBalancer);
-    for ((_, config), host) in plan.nodes.iter_mut().zip(INSIDE..) {
-        config.address = world.claim(host)?;
+/// Load balancers, what is behind them, and phones.
+struct Scene {
+    world: World,
+    pair: Pair,
+    topology: Topology,
+}
+
+impl Scene {
+    fn start(site: &Site, number: u8) -> Result<Self> {
+        let world = World::new(number)?;
+        let mut plan = site.roles(2);
+        plan.nodes.retain(|(role, _)| *role != Role::LoadBalancer);
+        for ((_, config), host) in plan.nodes.iter_mut().zip(INSIDE..) {
+            config.address = world.claim(host)?;
+        }
+        plan.lines = format!("{} sip:{} 0 0 weight=100\n", Role::LoadBalancer.set(), world.shared());
+        Ok(Self { pair: Pair::start(&world, &plan.list())?, topology: Topology::start(plan)?, world })
     }
-    plan.lines = format!("{} sip:{} 0 0 weight=100\n", Role::LoadBalancer.set(), world.shared());
-    let mut pair = Pair::start(&world, &plan.list())?;
-    let topology = Topology::start(plan)?;
-    let logs = |pair: &Pair| format!("{}\n====\n{}", pair.logs(), topology.logs());
-    let phone = |scenario: &str, user: &str, host: u8| {
-        let phone = Sipp::new(scenario).target(world.shared()).auth_uri(DOMAIN).users([(user, DOMAIN, PASSWORD)]);
-        phone.local(world.host(host)).local_port(5062)
-    };
-    let [callers, callees, _] = PHONES;
-    phone("register.xml", "bob", callees).run_successfully().with_context(|| logs(&pair))?;
-    let answering = Sipp::new("uas_answer.xml").local(world.host(callees)).local_port(5062);
-    let _answering = answering.endless().ignore_unexpected().spawn()?;
-    let tcp_phones = || (0..TCP_PHONES).map(|_| Agent::tcp_towards(world.shared())).collect::<Result<Vec<_>>>();
+
+    /// A phone of `user` with this scenario.
+    fn phone(&self, scenario: &str, user: &str, host: u8) -> Sipp {
+        let phone = Sipp::new(scenario).target(self.world.shared()).auth_uri(DOMAIN).users([(user, DOMAIN, PASSWORD)]);
+        phone.local(self.world.host(host)).local_port(5062)
+    }
+
+    /// Registers a callee, who answers, and begins to call it, as a load. The second one is the callee.
+    fn load(&self, callee: &str) -> Result<[Running; 2]> {
+        let [callers, callees, _] = PHONES;
+        self.phone("register.xml", callee, callees).run_successfully()?;
+        let answering = Sipp::new("uas_answer.xml").local(self.world.host(callees)).local_port(5062);
+        let answering = answering.endless().ignore_unexpected().spawn()?;
+        let caller = self.phone("uac_invite_auth.xml", "alice", callers).key("callee", format!("{callee}@{DOMAIN}"));
+        Ok([load::of(caller).spawn()?, answering])
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n====\n{}", self.pair.logs(), self.topology.logs())
+    }
+}
+
+fn outlive(site: &Site) -> Result<()> {
+    let mut scene = Scene::start(site, 78)?;
+    let tcp_phones = || (0..TCP_PHONES).map(|_| Agent::tcp_towards(scene.world.shared())).collect::<Result<Vec<_>>>();
     let mut before = tcp_phones()?;
-    before.iter_mut().try_for_each(|phone| enrol(phone, "carol")).with_context(|| logs(&pair))?;
-    let caller = phone("uac_invite_auth.xml", "alice", callers).key("callee", format!("bob@{DOMAIN}"));
-    let calling = load::of(caller).spawn()?;
+    before.iter_mut().try_for_each(|phone| enrol(phone, "carol")).with_context(|| scene.logs())?;
+    let [calling, _answering] = scene.load("bob").with_context(|| scene.logs())?;
     std::thread::sleep(BEFORE); // the load is what goes on meanwhile
-    let takeover = pair.kill_holder()?;
-    pair.wait_for(&takeover)?;
+    let takeover = scene.pair.kill_holder()?;
+    scene.pair.wait_for(&takeover)?;
     for phone in &mut before {
         let request = phone.register("carol", &[]);
         ensure!(phone.ask(&request).is_err(), "a connection outlived its load balancer");
     }
-    tcp_phones()?.iter_mut().try_for_each(|phone| enrol(phone, "carol")).with_context(|| logs(&pair))?;
-    load::check(site, "bob", &calling.wait()?, &[takeover.death]).with_context(|| logs(&pair))
+    let tcp_phones = || (0..TCP_PHONES).map(|_| Agent::tcp_towards(scene.world.shared())).collect::<Result<Vec<_>>>();
+    tcp_phones()?.iter_mut().try_for_each(|phone| enrol(phone, "carol")).with_context(|| scene.logs())?;
+    load::check(site, "bob", &calling.wait()?, &[takeover.death]).with_context(|| scene.logs())
+}
+
+fn drained(site: &Site) -> Result<()> {
+    let mut scene = Scene::start(site, 79)?;
+    let [calling, _answering] = scene.load("dave").with_context(|| scene.logs())?;
+    std::thread::sleep(BEFORE); // the load is what goes on meanwhile
+    let first = scene.pair.holder().context("nobody has the address")?;
+    let tell = |pair: &Pair, draining: u8| {
+        kamailio::rpc(&pair.0[first].dir, "pv.shvSet", json!(["draining", "int", draining]))
+    };
+    tell(&scene.pair, 1)?;
+    scene.pair.wait_for(&Takeover { from: first, death: SystemTime::now() })?;
+    tell(&scene.pair, 2)?;
+    drop(scene.pair.0[first].kamailio.take());
+    load::check(site, "dave", &calling.wait()?, &[]).with_context(|| scene.logs())
 }

@@ -20,7 +20,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 const FAILURE_LIMIT: Duration = Duration::from_secs(30);
 const RPC_LIMIT: Duration = Duration::from_secs(10);
 const OPTIONS_LIMIT: Duration = Duration::from_millis(200);
-const LARGEST_DATAGRAM: usize = 65_535;
+/// What a Unix socket takes by default.
+const LARGEST_ANSWER: usize = 212_992;
 /// jsonrpcs makes it there unless told otherwise.
 const RPC_SOCKET: &str = "kamailio_rpc.sock";
 /// The kernel's limit for the path of a Unix socket.
@@ -268,15 +269,7 @@ impl Kamailio {
 
     /// Calls an RPC command and returns its result.
     pub fn rpc(&self, method: &str, params: Value) -> Result<Value> {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let answer =
-            self.exchange(&request.to_string()).with_context(|| format!("RPC {method} to {}", self.process.name()))?;
-        let mut answer: Value = serde_json::from_str(&answer)
-            .with_context(|| format!("RPC {method} was answered with something else than JSON: {answer}"))?;
-        if let Some(error) = answer.get("error") {
-            bail!("RPC {method} failed: {error}");
-        }
-        Ok(answer["result"].take())
+        rpc(&self.dir, method, params).map_err(|error| self.process.failure(format!("{error:#}")))
     }
 
     /// Whether it answers OPTIONS now, over UDP and, if it listens there, over TCP.
@@ -335,26 +328,35 @@ impl Kamailio {
         let process = spawn(config, &script, &dir)?;
         Ok(Self { process, dir, address: SocketAddrV4::new(config.address, config.port), tcp: config.tcp })
     }
+}
 
-    /// One datagram there, one back, over the Unix socket of jsonrpcs.
-    fn exchange(&self, request: &str) -> Result<String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = self.dir.join(RPC_SOCKET);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let ours = Unlinked(self.dir.join(&format!("ask-{}-{number}.sock", std::process::id())));
-        check_socket_path(&ours.0)?;
-        let socket = UnixDatagram::bind(&ours.0).with_context(|| format!("cannot create {}", ours.0.display()))?;
-        socket
-            .connect(&server)
-            .with_context(|| format!("no {}; does the script load jsonrpcs.so?", server.display()))?;
-        socket.set_read_timeout(Some(RPC_LIMIT))?;
-        socket.send(request.as_bytes()).context("cannot send")?;
-        let mut answer = vec![0; LARGEST_DATAGRAM];
-        let length =
-            socket.recv(&mut answer).map_err(|error| self.process.failure(format!("no answer to an RPC: {error}")))?;
-        answer.truncate(length);
-        String::from_utf8(answer).context("the answer is not UTF-8")
+/// Calls an RPC command of the Kamailio that has this run directory (its option `-Y`), and returns its result.
+pub fn rpc(dir: &RunDir, method: &str, params: Value) -> Result<Value> {
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    let answer = exchange(dir, &request.to_string()).with_context(|| format!("RPC {method}"))?;
+    let mut answer: Value = serde_json::from_str(&answer)
+        .with_context(|| format!("RPC {method} was answered with something else than JSON: {answer}"))?;
+    if let Some(error) = answer.get("error") {
+        bail!("RPC {method} failed: {error}");
     }
+    Ok(answer["result"].take())
+}
+
+/// One datagram there, one back, over the Unix socket of jsonrpcs.
+fn exchange(dir: &RunDir, request: &str) -> Result<String> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let server = dir.join(RPC_SOCKET);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let ours = Unlinked(dir.join(&format!("ask-{}-{number}.sock", std::process::id())));
+    check_socket_path(&ours.0)?;
+    let socket = UnixDatagram::bind(&ours.0).with_context(|| format!("cannot create {}", ours.0.display()))?;
+    socket.connect(&server).with_context(|| format!("no {}; does the script load jsonrpcs.so?", server.display()))?;
+    socket.set_read_timeout(Some(RPC_LIMIT))?;
+    socket.send(request.as_bytes()).context("cannot send")?;
+    let mut answer = vec![0; LARGEST_ANSWER];
+    let length = socket.recv(&mut answer).context("no answer")?;
+    answer.truncate(length);
+    String::from_utf8(answer).context("the answer is not UTF-8")
 }
 
 /// A file that goes when this is dropped.
@@ -405,7 +407,7 @@ fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
         .args(["-n", &config.workers.to_string()])
         .args(["-l", &format!("udp:{listen}")])
         .arg("-L")
-        .arg(module_path(config)?)
+        .arg(module_path(config.module_dir.as_deref())?)
         .args(["-X", config.memory_manager.name(), "-x", config.memory_manager.name()])
         .dir(dir.path())
         .on_our_death(if config.outlive_us {
@@ -429,9 +431,10 @@ fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
 }
 
 /// The stock modules first, then ours.
-fn module_path(config: &Config) -> Result<String> {
+/// Where Kamailio is to look for modules (its option `-L`): where Debian's are, and in this directory.
+pub fn module_path(ours: Option<&Path>) -> Result<String> {
     let stock = stock_module_dir()?;
-    Ok(match &config.module_dir {
+    Ok(match ours {
         Some(ours) => format!("{stock}:{}", ours.display()),
         None => stock,
     })

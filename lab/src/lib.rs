@@ -32,5 +32,6 @@ pub mod tls;
 pub mod topology;
 pub mod wait;
 mod workspace;
+pub mod zookeeper;
 
 pub use workspace::{FileLock, RunDir, Workspace, workspace};

@@ -1,0 +1,410 @@
+//! The configuration: one TOML file, of which every key can be set in the environment instead.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use serde::Deserialize;
+
+use crate::node::{Announcement, Role, State, Transport};
+use crate::registry::RegistryConfig;
+use crate::routes::Place;
+
+/// Before the name of a key in the environment; two underscores are between its parts: `CARNA_NODE__ROLE`.
+const PREFIX: &str = "CARNA_";
+/// `CARNA_CONFIG` is the option of the command line.
+const OPTION: &str = "config";
+
+/// Everything that is configured.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What this node is.
+    pub node: Node,
+    /// What it runs.
+    pub process: Process,
+    /// Where the others are found.
+    pub zookeeper: ZooKeeper,
+    /// What its Kamailio routes by; not for media nodes.
+    #[serde(default)]
+    pub dispatcher: Dispatcher,
+    /// When it is healthy.
+    #[serde(default)]
+    pub health: Health,
+    /// How it leaves.
+    #[serde(default)]
+    pub drain: Drain,
+    /// Where it tells how it is.
+    #[serde(default)]
+    pub http: Http,
+    /// Directory for what must survive a restart, and for sockets.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// What it is for.
+    pub role: Role,
+    /// Its name among the nodes of its role; the host's name unless set.
+    pub name: Option<String>,
+    /// Its data centre.
+    pub dc: String,
+    /// Its rack.
+    #[serde(default)]
+    pub rack: String,
+    /// Its share of the work, from 1 to 1000, in comparison to other nodes of the role.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+    /// Addresses with ports at which others reach it, by transport: `udp`, `tcp`, `tls`, `ws`, `wss`.
+    pub sip: BTreeMap<Transport, SocketAddr>,
+}
+
+/// `[process]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// The program and its arguments. It stays in the foreground.
+    pub command: Vec<String>,
+    /// Within this time it is healthy after its start, or is started again.
+    #[serde(default = "default_start_limit", with = "humantime_serde")]
+    pub start_limit: Duration,
+    /// Within this time it ends when it is told to, or is killed.
+    #[serde(default = "default_stop_limit", with = "humantime_serde")]
+    pub stop_limit: Duration,
+    /// The first pause before it is started again; each further one is twice as long, up to thirty seconds.
+    #[serde(default = "default_pause", with = "humantime_serde")]
+    pub restart_pause: Duration,
+    /// So many starts in a row that fail are the end.
+    #[serde(default = "default_attempts")]
+    pub attempts: u32,
+}
+
+/// `[zookeeper]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZooKeeper {
+    /// Servers, `host:port,...`.
+    pub servers: String,
+    /// Where all nodes are.
+    #[serde(default = "default_root")]
+    pub root: String,
+    /// So long after the last sign of life a node is not there any more.
+    #[serde(default = "default_session_timeout", with = "humantime_serde")]
+    pub session_timeout: Duration,
+    /// So long one that is not there any more is still routed to, unless it drained: a glitch costs no node.
+    #[serde(default = "default_hold", with = "humantime_serde")]
+    pub hold: Duration,
+}
+
+/// `[dispatcher]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dispatcher {
+    /// The list file of Kamailio's module `dispatcher`.
+    pub list: Option<PathBuf>,
+    /// Or the SQLite database with its table.
+    pub database: Option<PathBuf>,
+    /// A file of further lines: sets of gateways, whose ids are 10 to 99.
+    pub further: Option<PathBuf>,
+    /// The Unix socket of Kamailio's module `jsonrpcs`.
+    pub rpc: Option<PathBuf>,
+    /// The module's `reload_delta`: it is not told to read its list more often.
+    #[serde(default, with = "humantime_serde")]
+    pub reload_delta: Option<Duration>,
+}
+
+/// `[health]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Pause between two looks.
+    #[serde(default = "default_interval", with = "humantime_serde")]
+    pub interval: Duration,
+    /// So many good ones in a row make a node healthy.
+    #[serde(default = "default_rises")]
+    pub rises: u32,
+    /// So many bad ones in a row end that.
+    #[serde(default = "default_falls")]
+    pub falls: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { interval: default_interval(), rises: default_rises(), falls: default_falls() }
+    }
+}
+
+/// `[drain]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Dialogs and transactions have this time to end.
+    #[serde(default = "default_drain_limit", with = "humantime_serde")]
+    pub limit: Duration,
+    /// So long the others have to hear of it before anything new is refused.
+    #[serde(default = "default_notice", with = "humantime_serde")]
+    pub notice: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { limit: default_drain_limit(), notice: default_notice() }
+    }
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Where it listens.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: default_listen() }
+    }
+}
+
+const RELOAD_DELTA: Duration = Duration::from_secs(5);
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/carna".into()
+}
+
+fn default_weight() -> u32 {
+    100
+}
+
+fn default_start_limit() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn default_stop_limit() -> Duration {
+    Duration::from_secs(20)
+}
+
+fn default_pause() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn default_attempts() -> u32 {
+    5
+}
+
+fn default_root() -> String {
+    "/carna".to_owned()
+}
+
+fn default_session_timeout() -> Duration {
+    Duration::from_secs(12)
+}
+
+fn default_hold() -> Duration {
+    Duration::from_secs(20)
+}
+
+fn default_interval() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn default_rises() -> u32 {
+    2
+}
+
+fn default_falls() -> u32 {
+    3
+}
+
+fn default_drain_limit() -> Duration {
+    Duration::from_secs(900)
+}
+
+fn default_notice() -> Duration {
+    Duration::from_secs(12)
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9180))
+}
+
+impl Config {
+    /// Reads a file, if there is one to read, and the environment.
+    ///
+    /// # Errors
+    /// A sentence that names the key and where its value came from.
+    pub fn read(file: Option<&Path>) -> Result<Self> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            ensure!(file.is_file(), "there is no file {}", file.display());
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let config: Self = figment.merge(Env::prefixed(PREFIX).ignore(&[OPTION]).split("__")).extract()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(!self.process.command.is_empty(), "process.command is empty: it is the program and its arguments");
+        ensure!(self.process.attempts > 0, "process.attempts is 0: it is at least 1");
+        ensure!(self.health.rises > 0 && self.health.falls > 0, "health.rises and health.falls are at least 1");
+        ensure!(!self.health.interval.is_zero(), "health.interval is 0");
+        let root = &self.zookeeper.root;
+        let is_path = root.starts_with('/') && !root.ends_with('/') && !root.contains("//");
+        ensure!(is_path, "zookeeper.root is '{root}': it is a path such as /carna");
+        ensure!(
+            self.zookeeper.session_timeout >= Duration::from_secs(2),
+            "zookeeper.session_timeout is less than two seconds: a pause of the machine would look like a death"
+        );
+        if self.node.role != Role::Media {
+            self.place()?;
+            ensure!(self.dispatcher.rpc.is_some(), "dispatcher.rpc is missing: the socket of Kamailio's jsonrpcs");
+        }
+        self.announcement()?.check().map_err(anyhow::Error::msg).context("[node] cannot be published")
+    }
+
+    /// Where Kamailio's sets are.
+    ///
+    /// # Errors
+    /// None or both are given.
+    pub fn place(&self) -> Result<Place> {
+        match (&self.dispatcher.list, &self.dispatcher.database) {
+            (Some(list), None) => Ok(Place::List(list.clone())),
+            (None, Some(database)) => Ok(Place::Database(database.clone())),
+            _ => anyhow::bail!("one of dispatcher.list and dispatcher.database must be given"),
+        }
+    }
+
+    /// So often Kamailio reads its sets again at most.
+    pub fn reload_delta(&self) -> Duration {
+        self.dispatcher.reload_delta.unwrap_or(RELOAD_DELTA)
+    }
+
+    /// How to find ZooKeeper.
+    pub fn registry(&self) -> RegistryConfig {
+        let ZooKeeper { servers, root, session_timeout, .. } = self.zookeeper.clone();
+        RegistryConfig { servers, root, session_timeout }
+    }
+
+    /// What this node says of itself.
+    ///
+    /// # Errors
+    /// The host has no name, and none is given.
+    pub fn announcement(&self) -> Result<Announcement> {
+        let name = match &self.node.name {
+            Some(name) => name.clone(),
+            None => rustix::system::uname()
+                .nodename()
+                .to_str()
+                .context("the host's name is no name: set node.name")?
+                .to_owned(),
+        };
+        Ok(Announcement {
+            role: self.node.role,
+            name,
+            dc: self.node.dc.clone(),
+            rack: self.node.rack.clone(),
+            state: State::Up,
+            weight: self.node.weight,
+            sip: self.node.sip.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: String::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::Jail;
+
+    use super::*;
+
+    const FILE: &str = r#"
+        [node]
+        role = "registrar"
+        name = "r1"
+        dc = "dc1"
+        sip = { udp = "192.0.2.1:5060" }
+        [process]
+        command = ["kamailio", "-DD", "-E"]
+        [zookeeper]
+        servers = "127.0.0.1:2181"
+        [dispatcher]
+        list = "/tmp/dispatcher.list"
+        rpc = "/tmp/rpc.sock"
+    "#;
+
+    #[expect(clippy::result_large_err, reason = "the error of a Jail is figment's")]
+    /// What becomes of the file with these variables in the environment.
+    fn read(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let mut read = Err(String::new());
+        Jail::expect_with(|jail| {
+            jail.create_file("carna.toml", file)?;
+            variables.iter().for_each(|(name, value)| jail.set_env(name, value));
+            read = Config::read(Some(Path::new("carna.toml"))).map_err(|error| format!("{error:#}"));
+            Ok(())
+        });
+        read
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let config = read(FILE, &[]).expect("right");
+        assert_eq!((config.node.role, config.node.weight), (Role::Registrar, 100));
+        assert_eq!((config.zookeeper.root.as_str(), config.drain.limit.as_secs()), ("/carna", 900));
+        assert_eq!(config.reload_delta(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let variables = [
+            ("CARNA_CONFIG", "carna.toml"),
+            ("CARNA_NODE__NAME", "r7"),
+            ("CARNA_NODE__WEIGHT", "50"),
+            ("CARNA_NODE__SIP__UDP", "192.0.2.7:5070"),
+            ("CARNA_ZOOKEEPER__SESSION_TIMEOUT", "15s"),
+            ("CARNA_PROCESS__COMMAND", r#"["kamailio", "-f", "/etc/kamailio/registrar.cfg"]"#),
+        ];
+        let config = read(FILE, &variables).expect("right");
+        assert_eq!((config.node.name.as_deref(), config.node.weight), (Some("r7"), 50));
+        assert_eq!(config.node.sip[&Transport::Udp].to_string(), "192.0.2.7:5070");
+        assert_eq!(config.zookeeper.session_timeout, Duration::from_secs(15));
+        assert_eq!(config.process.command[2], "/etc/kamailio/registrar.cfg");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let of = |from: &str, to: &str| {
+            assert!(FILE.contains(from), "{from}");
+            read(&FILE.replace(from, to), &[]).expect_err("wrong")
+        };
+        for (from, to, expected) in [
+            ("\"registrar\"", "\"register\"", "node.role"),
+            ("dc = \"dc1\"", "", "dc"),
+            ("name = \"r1\"", "name = \"r 1\"", "'r 1' is no name"),
+            ("name = \"r1\"", "nmae = \"r1\"", "nmae"),
+            ("sip = { udp = \"192.0.2.1:5060\" }", "sip = { udp = \"registrar:5060\" }", "node.sip.udp"),
+            ("sip = { udp = \"192.0.2.1:5060\" }", "sip = { tls = \"192.0.2.1:5061\" }", "no address by UDP or TCP"),
+            ("list = \"/tmp/dispatcher.list\"", "", "dispatcher.list and dispatcher.database"),
+            ("rpc = \"/tmp/rpc.sock\"", "", "dispatcher.rpc is missing"),
+            ("servers = \"127.0.0.1:2181\"", "servers = \"127.0.0.1:2181\"\nroot = \"carna/\"", "zookeeper.root"),
+            ("[\"kamailio\", \"-DD\", \"-E\"]", "[]", "process.command is empty"),
+        ] {
+            let error = of(from, to);
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let error = read(FILE, &[("CARNA_NODE__WEIGHT", "much")]).expect_err("wrong");
+        assert!(
+            error.to_lowercase().contains("node.weight") && error.to_lowercase().contains("environment"),
+            "{error}"
+        );
+    }
+}

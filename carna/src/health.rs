@@ -1,0 +1,113 @@
+//! Whether the node is healthy, in the long run: one answer that is late changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::kamailio::{self, Rpc};
+use crate::node::{Role, Transport};
+
+/// What a look at the node said, and what it said before.
+#[derive(Debug)]
+pub struct Health {
+    rises: u32,
+    falls: u32,
+    is_up: bool,
+    /// Looks in a row that say otherwise.
+    against: u32,
+}
+
+impl Health {
+    /// Of a node that is not healthy until `rises` looks in a row say so, and then is until `falls` in a row say that it is not.
+    pub fn new(rises: u32, falls: u32) -> Self {
+        Self { rises, falls, is_up: false, against: 0 }
+    }
+
+    /// Takes what a look said. Gives whether the node is healthy.
+    pub fn take(&mut self, is_good: bool) -> bool {
+        self.against = if is_good == self.is_up { 0 } else { self.against + 1 };
+        if self.against >= if self.is_up { self.falls } else { self.rises } {
+            (self.is_up, self.against) = (is_good, 0);
+        }
+        self.is_up
+    }
+
+    /// The process is gone: there is nothing to wait for.
+    pub fn fall(&mut self) {
+        (self.is_up, self.against) = (false, 0);
+    }
+}
+
+/// What a look at a node shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Whether its process answers.
+    pub is_alive: bool,
+    /// Why nothing should be sent to it, if so.
+    pub trouble: Option<String>,
+    /// How many dialogs and transactions it has, and call events that are not in Cassandra; `None` when it does not tell.
+    pub at_work: Option<u64>,
+}
+
+/// Looks at a Kamailio: it answers OPTIONS and RPC, and its module has a session with Cassandra where the role needs one.
+pub async fn look(role: Role, sip: &BTreeMap<Transport, SocketAddr>, rpc: &Rpc) -> Look {
+    let answers = async {
+        if let Some(address) = sip.get(&Transport::Udp) {
+            kamailio::options(*address).await?;
+        }
+        rpc.call("core.uptime", json!([])).await
+    };
+    if let Err(error) = answers.await {
+        return Look { trouble: Some(format!("{error:#}")), ..Look::default() };
+    }
+    let trouble = if role.needs_cassandra() { without_cassandra(rpc).await } else { None };
+    Look { is_alive: true, trouble, at_work: at_work(role, rpc).await }
+}
+
+async fn without_cassandra(rpc: &Rpc) -> Option<String> {
+    match rpc.call("cassandra.status", json!([])).await {
+        Ok(status) if status["connected"] == 1 => None,
+        Ok(_) => Some("its module has no session with Cassandra".to_owned()),
+        Err(error) => Some(format!("{error:#}")),
+    }
+}
+
+/// See [`Look::at_work`].
+async fn at_work(role: Role, rpc: &Rpc) -> Option<u64> {
+    let transactions = number(&rpc.call("tm.stats", json!([])).await.ok()?, "current")?;
+    let dialogs = match role {
+        Role::Dispatcher => dialogs(&rpc.call("dlg.stats_active", json!([])).await.ok()?),
+        _ => 0,
+    };
+    let events = match role {
+        Role::Dispatcher => number(&rpc.call("cassandra.stats", json!([])).await.ok()?, "call_events_spooled")?,
+        _ => 0,
+    };
+    Some(transactions + dialogs + events)
+}
+
+/// All dialogs of `dlg.stats_active`, whatever their state.
+fn dialogs(stats: &Value) -> u64 {
+    number(stats, "all").unwrap_or_default()
+}
+
+fn number(value: &Value, name: &str) -> Option<u64> {
+    let number = &value[name];
+    number.as_u64().or_else(|| number.as_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_several_looks_to_change_what_a_node_is() {
+        let mut health = Health::new(2, 3);
+        let seen: Vec<bool> =
+            [true, true, false, false, true, false, false, false, true, true].map(|good| health.take(good)).to_vec();
+        assert_eq!(seen, [false, true, true, true, true, true, true, false, false, true]);
+        health.fall();
+        assert!(!health.take(true) && health.take(true));
+    }
+}

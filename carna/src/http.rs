@@ -1,0 +1,145 @@
+//! How the node is, for schedulers, for Prometheus and for people: read-only, over HTTP.
+
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::node::{Announcement, State};
+use crate::registry::Seen;
+use crate::router::Routes;
+
+/// How the node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// What it says of itself.
+    pub node: Announcement,
+    /// Whether its process answers, or may still take its time to.
+    pub is_alive: bool,
+    /// Why nothing should be sent to it, if so.
+    pub trouble: Option<String>,
+    /// How often its process was started.
+    pub starts: u32,
+    /// Dialogs, transactions and call events that a drain would wait for, if that is known.
+    pub at_work: Option<u64>,
+}
+
+/// Everything that is told.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// How the node is.
+    pub status: watch::Receiver<Status>,
+    /// Who is there.
+    pub seen: watch::Receiver<Seen>,
+    /// Who is routed to.
+    pub routes: watch::Receiver<Routes>,
+}
+
+/// Answers for ever.
+///
+/// # Errors
+/// It cannot listen there.
+pub async fn serve(listen: std::net::SocketAddr, told: Told) -> Result<()> {
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} (http.listen)"))?;
+    let routes = Router::new()
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/nodes", get(nodes))
+        .route("/metrics", get(metrics))
+        .with_state(told);
+    axum::serve(listener, routes).await.context("HTTP has ended")
+}
+
+/// 200 when it holds, and else 503, with a sentence.
+fn answer(trouble: Option<String>) -> Response {
+    match trouble {
+        None => "ok\n".into_response(),
+        Some(sentence) => (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n")).into_response(),
+    }
+}
+
+/// Whether the process is of any use: one that is not may be killed.
+async fn live(Shared(told): Shared<Told>) -> Response {
+    let status = told.status.borrow();
+    let trouble =
+        (!status.is_alive).then(|| status.trouble.clone().unwrap_or_else(|| "its process is not there".to_owned()));
+    answer(trouble)
+}
+
+/// Whether the node takes part.
+async fn ready(Shared(told): Shared<Told>) -> Response {
+    answer(why_not_ready(&told))
+}
+
+fn why_not_ready(told: &Told) -> Option<String> {
+    let status = told.status.borrow();
+    if status.node.state == State::Draining {
+        return Some("it drains".to_owned());
+    }
+    if let Some(trouble) = &status.trouble {
+        return Some(trouble.clone());
+    }
+    if !told.seen.borrow().is_published {
+        return Some("it is not published in ZooKeeper".to_owned());
+    }
+    (!told.routes.borrow().is_loaded).then(|| "its Kamailio does not route by what is known of the nodes".to_owned())
+}
+
+/// All nodes that are known, of all roles and data centres.
+async fn nodes(Shared(told): Shared<Told>) -> Json<Vec<Announcement>> {
+    Json(told.seen.borrow().nodes.clone().unwrap_or_default())
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    role: &'static str,
+    dc: String,
+    state: &'static str,
+}
+
+/// What Prometheus is told.
+async fn metrics(Shared(told): Shared<Told>) -> Response {
+    let mut registry = Registry::with_prefix("carna");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    {
+        let (status, seen) = (told.status.borrow(), told.seen.borrow());
+        gauge("alive", "Whether the process answers", status.is_alive.into());
+        gauge("ready", "Whether the node takes part", why_not_ready(&told).is_none().into());
+        gauge("draining", "Whether the node takes nothing new", (status.node.state == State::Draining).into());
+        gauge("starts", "Starts of the process", status.starts.into());
+        gauge("zookeeper_connected", "Whether there is a session with ZooKeeper", seen.is_connected.into());
+        gauge("published", "Whether the node is published", seen.is_published.into());
+        gauge("routes_loaded", "Whether Kamailio routes by what is known", told.routes.borrow().is_loaded.into());
+        if let Some(at_work) = status.at_work {
+            gauge("at_work", "Dialogs, transactions and call events that a drain would wait for", at_work);
+        }
+    }
+    let nodes = Family::<Labels, Gauge>::default();
+    for node in told.seen.borrow().nodes.iter().flatten() {
+        let labels = Labels { role: node.role.name(), dc: node.dc.clone(), state: node.state.name() };
+        nodes.get_or_create(&labels).inc();
+    }
+    registry.register_with_unit("known", "Nodes that are known", Unit::Other("nodes".to_owned()), nodes);
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => {
+            ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

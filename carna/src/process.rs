@@ -1,0 +1,168 @@
+//! Processes of this machine, for whoever is PID 1 of a container as well: each child is started with its output in ours, each that
+//! ends is reaped, whoever's child it was, and signals become events.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{io, thread};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+use tokio::sync::mpsc;
+
+/// Lines of output that are kept to tell why a process has ended.
+const KEPT: usize = 40;
+
+/// What happens to this process and its children.
+#[derive(Debug)]
+pub enum Event {
+    /// A process has ended, of which we are the parent by now.
+    Exited(Pid, ExitStatus),
+    /// A signal other than `SIGCHLD`.
+    Signal(i32),
+}
+
+/// Has events come from now on: once, before the first child is started.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn events() -> Result<mpsc::UnboundedReceiver<Event>> {
+    // Children of a child that has ended become ours also where we are not PID 1.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot adopt orphans")?;
+    let mut signals =
+        Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]).context("cannot take signals")?;
+    let (sender, events) = mpsc::unbounded_channel();
+    let forward = move || {
+        for signal in signals.forever() {
+            let is_over = if signal == SIGCHLD { reap(&sender) } else { sender.send(Event::Signal(signal)) }.is_err();
+            if is_over {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(forward).context("cannot start a thread")?;
+    Ok(events)
+}
+
+/// Takes leave of all children that have ended.
+fn reap(events: &mpsc::UnboundedSender<Event>) -> Result<(), mpsc::error::SendError<Event>> {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        if status.exited() || status.signaled() {
+            events.send(Event::Exited(pid, ExitStatus::from_raw(status.as_raw())))?;
+        }
+    }
+    Ok(())
+}
+
+/// A process by which no other is meant, also after its pid was given to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pid: i32,
+    /// Clock ticks between the start of the machine and its own.
+    started: u64,
+}
+
+impl Process {
+    /// The one that has this pid now.
+    pub fn of(pid: Pid) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        // The name is in parentheses, and may hold anything; the 20th field after it is the start.
+        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { pid: pid.as_raw_nonzero().get(), started })
+    }
+
+    /// Its pid, while it is there.
+    pub fn running(&self) -> Option<Pid> {
+        Pid::from_raw(self.pid).filter(|pid| Self::of(*pid).as_ref() == Some(self))
+    }
+}
+
+/// A child.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Child {
+    /// Starts a program with these arguments, as the first of a process group of its own, with our environment. What it writes we
+    /// write.
+    ///
+    /// # Errors
+    /// There is no such program, or it cannot be run.
+    pub fn start(command: &[String]) -> Result<Self> {
+        let (program, arguments) = command.split_first().context("no program is given")?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process")?;
+        let last_lines = Arc::default();
+        if let Some(output) = child.stdout.take() {
+            pass_on(output, io::stdout(), &last_lines)?;
+        }
+        if let Some(output) = child.stderr.take() {
+            pass_on(output, io::stderr(), &last_lines)?;
+        }
+        // Not waited for here: whoever ends is reaped above.
+        Ok(Self { pid, last_lines })
+    }
+
+    /// Which it is.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Err(error) = rustix::process::kill_process(self.pid, signal) {
+            tracing::debug!("process {} gets no signal: {error}", self.pid);
+        }
+    }
+
+    /// Kills what is left of its group.
+    pub fn kill_group(&self) {
+        kill_group(self.pid);
+    }
+
+    /// What it has written last.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.last_lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+/// Kills a process group, of which nobody may be left.
+pub fn kill_group(leader: Pid) {
+    let _ = rustix::process::kill_process_group(leader, Signal::KILL);
+}
+
+/// Writes line for line what comes, and keeps the last ones.
+fn pass_on(
+    output: impl Read + Send + 'static,
+    mut to: impl Write + Send + 'static,
+    kept: &Arc<Mutex<VecDeque<String>>>,
+) -> Result<()> {
+    let kept = kept.clone();
+    let work = move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(String::from_utf8_lossy(&line).into_owned());
+            drop(kept);
+            // A log that nobody takes any more must not stop the phone calls.
+            let _ = to.write_all(&[line.as_slice(), b"\n"].concat());
+        }
+    };
+    thread::Builder::new().name("output".to_owned()).spawn(work).context("cannot start a thread").map(drop)
+}

@@ -1,0 +1,161 @@
+//! Keeps what the node's Kamailio routes by the same as what is known of the other nodes.
+
+use std::fs;
+use std::time::Instant as Moment;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use crate::config::Config;
+use crate::kamailio::Rpc;
+use crate::members::Members;
+use crate::node::Announcement;
+use crate::registry::Seen;
+use crate::routes::{self, Place};
+use crate::sets::{self, Line};
+use crate::state::Kept;
+
+/// What Kamailio has is compared with what it should have so often, whatever happened.
+const COMPARE: Duration = Duration::from_secs(30);
+/// Pause before the next attempt when Kamailio does not do what it should.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What became of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// Who is routed to.
+    pub nodes: Vec<Announcement>,
+    /// Whether Kamailio has read that.
+    pub is_loaded: bool,
+}
+
+/// See [`Router::keep`].
+#[derive(Debug)]
+pub struct Router {
+    place: Place,
+    further: Vec<Line>,
+    rpc: Rpc,
+    reload_delta: Duration,
+    kept: Kept,
+    own: Announcement,
+    members: Members,
+    /// Kamailio is not told to read again before that.
+    reload_at: Instant,
+}
+
+impl Router {
+    /// For a node of which this is the configuration; it begins with those that were known before.
+    ///
+    /// # Errors
+    /// The state directory or the file of further lines is not usable.
+    pub fn new(config: &Config, own: Announcement) -> Result<Self> {
+        let kept = Kept::open(&config.state_dir)?;
+        let rpc = config.dispatcher.rpc.as_deref().context("no socket of Kamailio's is given")?;
+        Ok(Self {
+            place: config.place()?,
+            further: further(config)?,
+            rpc: Rpc::new(rpc, &config.state_dir),
+            reload_delta: config.reload_delta(),
+            members: Members::new(&own.dc, config.zookeeper.hold, kept.nodes()),
+            kept,
+            own,
+            reload_at: Instant::now(),
+        })
+    }
+
+    /// Writes what is known now, for a Kamailio that is about to start.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&mut self) -> Result<bool> {
+        let lines = self.lines();
+        self.place.write(&lines)
+    }
+
+    /// Goes on for ever: writes whatever is new and has Kamailio read it; `starts` changes whenever that one was started.
+    pub async fn keep(
+        mut self,
+        seen: watch::Receiver<Seen>,
+        starts: watch::Receiver<u32>,
+        routes: watch::Sender<Routes>,
+    ) {
+        let (mut seen, mut starts) = (seen, starts);
+        let mut compare_at = Instant::now();
+        loop {
+            let changes = self.members.next_change().map(Instant::from_std);
+            let next = changes.map_or(compare_at, |at| at.min(compare_at));
+            tokio::select! {
+                changed = seen.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.observe(&seen.borrow_and_update().clone());
+                }
+                changed = starts.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    starts.borrow_and_update();
+                }
+                () = sleep_until(next) => {}
+            }
+            let is_loaded = self.apply().await.unwrap_or_else(|error| {
+                tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
+                false
+            });
+            let nodes = self.nodes();
+            routes.send_if_modified(|known| {
+                let now = Routes { nodes, is_loaded };
+                let is_new = *known != now;
+                *known = now;
+                is_new
+            });
+            compare_at = if is_loaded { Instant::now() + COMPARE } else { self.reload_at.max(Instant::now() + RETRY) };
+        }
+    }
+
+    fn observe(&mut self, seen: &Seen) {
+        let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return };
+        self.members.observe(nodes.clone(), Moment::now());
+        if let Err(error) = self.kept.keep_nodes(&self.members.at(Moment::now())) {
+            tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
+        }
+    }
+
+    /// Who is routed to; this node itself when it knows no other, so that there is somebody.
+    fn nodes(&mut self) -> Vec<Announcement> {
+        let nodes = self.members.at(Moment::now());
+        if nodes.is_empty() { vec![self.own.clone()] } else { nodes }
+    }
+
+    fn lines(&mut self) -> Vec<Line> {
+        let mut lines = sets::lines(&self.nodes(), &self.own.dc);
+        lines.extend_from_slice(&self.further);
+        lines
+    }
+
+    /// Makes what Kamailio routes by what it should be, when it may be told. Gives whether it is.
+    async fn apply(&mut self) -> Result<bool> {
+        let lines = self.lines();
+        if self.place.write(&lines)? {
+            tracing::info!("{} lines of nodes are written", lines.len());
+        } else if routes::is_loaded(&self.rpc, &lines).await? {
+            return Ok(true);
+        }
+        sleep_until(self.reload_at).await;
+        self.reload_at = Instant::now() + self.reload_delta;
+        routes::reload(&self.rpc, &lines).await?;
+        tracing::info!("Kamailio routes by {} lines of nodes", lines.len());
+        Ok(true)
+    }
+}
+
+/// Lines of sets of gateways.
+fn further(config: &Config) -> Result<Vec<Line>> {
+    let Some(path) = &config.dispatcher.further else { return Ok(Vec::new()) };
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let parse = |line: &str| Line::of_gateway(line).map_err(|error| anyhow!("{}, '{line}': {error}", path.display()));
+    lines.map(parse).collect()
+}
