@@ -72,6 +72,7 @@ statistics! {
     call_events_dropped,
     call_events_spooled,
     call_spool_broken,
+    live_calls,
     latency_le_1ms = |metrics| metrics.latency.within_ms(1),
     latency_le_2ms = |metrics| metrics.latency.within_ms(2),
     latency_le_5ms = |metrics| metrics.latency.within_ms(5),

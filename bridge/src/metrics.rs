@@ -102,6 +102,8 @@ metrics! {
     call_events_spooled,
     /// 1 while the spool cannot be used.
     call_spool_broken,
+    /// Calls, and further legs, that are under way on this node.
+    live_calls,
     /// Lookups answered from memory, since Cassandra was unreachable.
     lookups_stale,
 }

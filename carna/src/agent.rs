@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Config;
-use crate::health::{self, Health, Look};
+use crate::health::{self, Health, Look, Work};
 use crate::http::{self, Status, Told};
 use crate::kamailio::Rpc;
-use crate::node::{Announcement, State};
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::{Router, Routes};
 use crate::state::Kept;
+use fleet::{Announcement, State};
 
 /// The longest pause between two starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -170,7 +170,8 @@ impl Agent {
                 self.leave = Leave::Draining(now + self.config.drain.limit);
             }
             Leave::Draining(until) if until <= now => {
-                tracing::warn!("the drain has taken {:?}: what goes on is left behind", self.config.drain.limit);
+                let left = self.look.at_work.unwrap_or_default();
+                tracing::warn!("the drain has taken {:?}; left behind are {left}", self.config.drain.limit);
                 self.leave = Leave::Now;
             }
             _ => {}
@@ -376,7 +377,7 @@ impl Agent {
             return;
         }
         match self.leave {
-            Leave::Draining(_) if look.at_work == Some(0) => {
+            Leave::Draining(_) if look.at_work.is_some_and(Work::is_over) => {
                 tracing::info!("drained: nothing goes on any more");
                 self.leave = Leave::Now;
             }

@@ -10,9 +10,9 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
-use crate::node::{Announcement, Role, State, Transport};
 use crate::registry::RegistryConfig;
 use crate::routes::Place;
+use fleet::{Announcement, Directory, Role, State, Transport};
 
 /// Before the name of a key in the environment; two underscores are between its parts: `CARNA_NODE__ROLE`.
 const PREFIX: &str = "CARNA_";
@@ -291,7 +291,7 @@ impl Config {
     /// How to find ZooKeeper.
     pub fn registry(&self) -> RegistryConfig {
         let ZooKeeper { servers, root, session_timeout, .. } = self.zookeeper.clone();
-        RegistryConfig { servers, root, session_timeout }
+        RegistryConfig { servers, directory: Directory::new(&root), session_timeout }
     }
 
     /// What this node says of itself.

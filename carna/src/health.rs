@@ -1,12 +1,13 @@
 //! Whether the node is healthy, in the long run: one answer that is late changes nothing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use crate::kamailio::{self, Rpc};
-use crate::node::{Role, Transport};
+use fleet::{Role, Transport};
 
 /// What a look at the node said, and what it said before.
 #[derive(Debug)]
@@ -46,8 +47,33 @@ pub struct Look {
     pub is_alive: bool,
     /// Why nothing should be sent to it, if so.
     pub trouble: Option<String>,
-    /// How many dialogs and transactions it has, and call events that are not in Cassandra; `None` when it does not tell.
-    pub at_work: Option<u64>,
+    /// What it has to do still; `None` when it does not tell.
+    pub at_work: Option<Work>,
+}
+
+/// What a node has to do still, and a drain waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Transactions that are not over.
+    pub transactions: u64,
+    /// Dialogs.
+    pub dialogs: u64,
+    /// Call events that are not in Cassandra.
+    pub events: u64,
+}
+
+impl Work {
+    /// Whether there is none.
+    pub fn is_over(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transactions, dialogs, events } = self;
+        write!(f, "{transactions} transactions, {dialogs} dialogs, {events} call events that are not in Cassandra")
+    }
 }
 
 /// Looks at a Kamailio: it answers OPTIONS and RPC, and its module has a session with Cassandra where the role needs one.
@@ -74,22 +100,19 @@ async fn without_cassandra(rpc: &Rpc) -> Option<String> {
 }
 
 /// See [`Look::at_work`].
-async fn at_work(role: Role, rpc: &Rpc) -> Option<u64> {
-    let transactions = number(&rpc.call("tm.stats", json!([])).await.ok()?, "current")?;
-    let dialogs = match role {
-        Role::Dispatcher => dialogs(&rpc.call("dlg.stats_active", json!([])).await.ok()?),
-        _ => 0,
-    };
-    let events = match role {
-        Role::Dispatcher => number(&rpc.call("cassandra.stats", json!([])).await.ok()?, "call_events_spooled")?,
-        _ => 0,
-    };
-    Some(transactions + dialogs + events)
-}
-
-/// All dialogs of `dlg.stats_active`, whatever their state.
-fn dialogs(stats: &Value) -> u64 {
-    number(stats, "all").unwrap_or_default()
+async fn at_work(role: Role, rpc: &Rpc) -> Option<Work> {
+    // Those that only wait for what is sent again are done; probes of this node's own would be there for ever.
+    let stats = rpc.call("tm.stats", json!([])).await.ok()?;
+    let transactions = number(&stats, "current")?.saturating_sub(number(&stats, "waiting")?);
+    let (mut dialogs, mut events) = (0, 0);
+    if role == Role::Dispatcher {
+        let known = number(&rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
+        let calls = rpc.call("cassandra.stats", json!([])).await.ok()?;
+        // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
+        dialogs = known.min(number(&calls, "live_calls")?);
+        events = number(&calls, "call_events_spooled")?;
+    }
+    Some(Work { transactions, dialogs, events })
 }
 
 fn number(value: &Value, name: &str) -> Option<u64> {

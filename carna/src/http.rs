@@ -15,9 +15,10 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::node::{Announcement, State};
+use crate::health::Work;
 use crate::registry::Seen;
 use crate::router::Routes;
+use fleet::{Announcement, State};
 
 /// How the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +31,8 @@ pub struct Status {
     pub trouble: Option<String>,
     /// How often its process was started.
     pub starts: u32,
-    /// Dialogs, transactions and call events that a drain would wait for, if that is known.
-    pub at_work: Option<u64>,
+    /// What a drain would wait for, if that is known.
+    pub at_work: Option<Work>,
 }
 
 /// Everything that is told.
@@ -125,8 +126,10 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
         gauge("zookeeper_connected", "Whether there is a session with ZooKeeper", seen.is_connected.into());
         gauge("published", "Whether the node is published", seen.is_published.into());
         gauge("routes_loaded", "Whether Kamailio routes by what is known", told.routes.borrow().is_loaded.into());
-        if let Some(at_work) = status.at_work {
-            gauge("at_work", "Dialogs, transactions and call events that a drain would wait for", at_work);
+        if let Some(work) = status.at_work {
+            gauge("transactions", "Transactions that are not over", work.transactions);
+            gauge("dialogs", "Dialogs", work.dialogs);
+            gauge("call_events", "Call events that are not in Cassandra", work.events);
         }
     }
     let nodes = Family::<Labels, Gauge>::default();

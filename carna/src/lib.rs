@@ -10,7 +10,6 @@ pub mod health;
 pub mod http;
 pub mod kamailio;
 pub mod members;
-pub mod node;
 pub mod process;
 pub mod registry;
 pub mod router;

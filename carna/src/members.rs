@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::node::{Announcement, NodeId, State};
+use fleet::{Announcement, NodeId, State};
 
 /// The nodes that are known.
 #[derive(Debug)]
@@ -91,8 +91,8 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::Role;
-    use crate::node::tests::node;
+    use fleet::Role;
+    use fleet::node::testing::node;
 
     const HOLD: Duration = Duration::from_secs(10);
 

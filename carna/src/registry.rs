@@ -10,7 +10,7 @@ use zookeeper_client::{
     Acls, AddWatchMode, Client, CreateMode, Error, EventType, PersistentWatcher, SessionState, WatchedEvent,
 };
 
-use crate::node::{Announcement, NodeId, Role};
+use fleet::{Announcement, Directory, NodeId};
 
 /// Changes that come one after the other are read together.
 const COALESCED: Duration = Duration::from_millis(300);
@@ -24,8 +24,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct RegistryConfig {
     /// Servers, `host:port,...`.
     pub servers: String,
-    /// Where all nodes are, such as `/carna`.
-    pub root: String,
+    /// Where all nodes are.
+    pub directory: Directory,
     /// So long after the last sign of life a node is not there any more.
     pub session_timeout: Duration,
 }
@@ -67,7 +67,7 @@ async fn session(
     let connector = Client::connector().with_session_timeout(config.session_timeout);
     let client = connector.connect(&config.servers).await?;
     tracing::info!("ZooKeeper session {}, timeout {:?}", client.session_id(), client.session_timeout());
-    let mut registry = Registry::open(client, config.root.clone()).await?;
+    let mut registry = Registry::open(client, config.directory.clone()).await?;
     let mut state = registry.client.state_watcher();
     let mut read_at = Instant::now();
     loop {
@@ -138,7 +138,7 @@ impl Unread {
 
 struct Registry {
     client: Client,
-    root: String,
+    directory: Directory,
     watcher: PersistentWatcher,
     unread: Unread,
     nodes: BTreeMap<NodeId, Announcement>,
@@ -150,41 +150,24 @@ struct Registry {
 }
 
 impl Registry {
-    async fn open(client: Client, root: String) -> Result<Self, Error> {
-        let directory = CreateMode::Persistent.with_acls(Acls::anyone_all());
-        for role in Role::ALL {
-            match client.mkdir(&format!("{root}/{role}"), &directory).await {
-                Ok(()) | Err(Error::NodeExists) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let watcher = client.watch(&root, AddWatchMode::PersistentRecursive).await?;
+    async fn open(client: Client, directory: Directory) -> Result<Self, Error> {
+        directory.make(&client).await?;
+        let watcher = client.watch(directory.root(), AddWatchMode::PersistentRecursive).await?;
         let mut unread = Unread::default();
         unread.add_all();
         let (nodes, complaints) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { client, root, watcher, unread, nodes, complaints, published: None, is_contested: false })
+        Ok(Self { client, directory, watcher, unread, nodes, complaints, published: None, is_contested: false })
     }
 
     /// Has the server tell of changes again: the client does not do so after it has moved to another server.
     async fn watch(&mut self) -> Result<(), Error> {
-        self.watcher = self.client.watch(&self.root, AddWatchMode::PersistentRecursive).await?;
+        self.watcher = self.client.watch(self.directory.root(), AddWatchMode::PersistentRecursive).await?;
         Ok(())
-    }
-
-    fn path(&self, id: &NodeId) -> String {
-        format!("{}/{}/{}", self.root, id.role, id.name)
-    }
-
-    /// The node that a path is of.
-    fn id(&self, path: &str) -> Option<NodeId> {
-        let (role, name) = path.strip_prefix(&self.root)?.strip_prefix('/')?.split_once('/')?;
-        let role = Role::ALL.into_iter().find(|one| one.name() == role)?;
-        (!name.contains('/')).then(|| NodeId { role, name: name.to_owned() })
     }
 
     /// Takes note of what has to be read.
     fn note(&mut self, event: &WatchedEvent) {
-        match self.id(&event.path) {
+        match self.directory.id(&event.path) {
             Some(id) => drop(self.unread.nodes.insert(id)),
             None if event.event_type == EventType::Session => {}
             None => self.unread.add_all(),
@@ -193,45 +176,31 @@ impl Registry {
 
     /// Reads what has to be read. What is no announcement is as if it were not there.
     async fn read(&mut self) -> Result<(), Error> {
-        let ids: Vec<NodeId> =
-            if self.unread.all { self.list().await? } else { self.unread.nodes.iter().cloned().collect() };
-        let found = try_join_all(ids.iter().map(|id| self.get(id))).await?;
+        let ids: Vec<NodeId> = if self.unread.all {
+            self.directory.list(&self.client).await?
+        } else {
+            self.unread.nodes.iter().cloned().collect()
+        };
+        let found = try_join_all(ids.iter().map(|id| self.directory.get(&self.client, id))).await?;
         if self.unread.all {
             self.nodes.clear();
         }
         for (id, published) in ids.into_iter().zip(found) {
-            self.take(id, published.as_deref());
+            self.take(id, published);
         }
         self.unread = Unread::default();
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<NodeId>, Error> {
-        let of = |role: Role| async move {
-            let names = self.client.list_children(&format!("{}/{role}", self.root)).await?;
-            Ok::<_, Error>(names.into_iter().map(move |name| NodeId { role, name }))
-        };
-        Ok(try_join_all(Role::ALL.map(of)).await?.into_iter().flatten().collect())
-    }
-
-    async fn get(&self, id: &NodeId) -> Result<Option<Vec<u8>>, Error> {
-        match self.client.get_data(&self.path(id)).await {
-            Ok((published, _)) => Ok(Some(published)),
-            Err(Error::NoNode) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn take(&mut self, id: NodeId, published: Option<&[u8]>) {
-        let parsed = published.map(|published| Announcement::parse(id.role, &id.name, published));
-        match parsed {
+    fn take(&mut self, id: NodeId, published: Option<Result<Announcement, String>>) {
+        match published {
             Some(Ok(announcement)) => {
                 self.complaints.remove(&id);
                 self.nodes.insert(id, announcement);
             }
             Some(Err(sentence)) => {
                 if self.complaints.get(&id) != Some(&sentence) {
-                    tracing::warn!("what is at {} is not believed: {sentence}", self.path(&id));
+                    tracing::warn!("what is at {} is not believed: {sentence}", self.directory.path(&id));
                     self.complaints.insert(id.clone(), sentence);
                 }
                 self.nodes.remove(&id);
@@ -246,7 +215,7 @@ impl Registry {
     /// Makes what is published of this node what is wanted, unless somebody else has its name.
     async fn publish(&mut self, wanted: Option<Announcement>) -> Result<(), Error> {
         let Some(wanted) = wanted else { return self.withdraw().await };
-        let (id, path) = (wanted.id(), self.path(&wanted.id()));
+        let (id, path) = (wanted.id(), self.directory.path(&wanted.id()));
         let there = self.client.check_stat(&path).await?;
         let is_contested = there.is_some_and(|there| there.ephemeral_owner != self.client.session_id().0);
         if is_contested {
@@ -278,7 +247,7 @@ impl Registry {
     /// Takes this node away, if it is there.
     async fn withdraw(&mut self) -> Result<(), Error> {
         let Some(published) = self.published.take() else { return Ok(()) };
-        match self.client.delete(&self.path(&published.id()), None).await {
+        match self.client.delete(&self.directory.path(&published.id()), None).await {
             Ok(()) => tracing::info!("withdrawn as {}", published.id()),
             Err(Error::NoNode) => {}
             Err(error) => return Err(error),

@@ -10,11 +10,11 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::config::Config;
 use crate::kamailio::Rpc;
 use crate::members::Members;
-use crate::node::Announcement;
 use crate::registry::Seen;
 use crate::routes::{self, Place};
 use crate::sets::{self, Line};
 use crate::state::Kept;
+use fleet::Announcement;
 
 /// What Kamailio has is compared with what it should have so often, whatever happened.
 const COMPARE: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::node::{Announcement, Role, State};
+use fleet::{Announcement, Role, State};
 
 /// What the ids of the sets of other data centres have more.
 const ELSEWHERE: u32 = 100;
@@ -146,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::node::tests::node;
+    use fleet::node::testing::node;
 
     fn rendered(members: &[Announcement]) -> Vec<String> {
         lines(members, "dc1").iter().map(Line::to_string).collect()

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
-use crate::node::Announcement;
 use crate::process::Process;
 use crate::routes::replace;
+use fleet::Announcement;
 
 /// Files in the state directory.
 const NODES: &str = "nodes.json";

@@ -64,6 +64,8 @@ enum Command {
     Call(commands::history::Call),
     /// Show the calls of a subscriber, the latest first.
     History(commands::history::History),
+    /// Show the nodes of all roles.
+    Nodes(commands::nodes::Nodes),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +94,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<()> {
             Command::Calls(command) => command.run(&cli.connection, output).await,
             Command::Call(command) => command.run(&cli.connection, output).await,
             Command::History(command) => command.run(&cli.connection, output).await,
+            Command::Nodes(command) => command.run(&cli.connection, output).await,
         }
     })
 }

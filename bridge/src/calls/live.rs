@@ -122,6 +122,13 @@ impl Live {
         .collect()
     }
 
+    /// How many are under way.
+    pub(crate) fn count(&self) -> u64 {
+        let state = self.lock();
+        let is_whole = |kept: &&Kept| kept.record.started_at.is_some() && !kept.record.is_over();
+        state.calls.values().filter(is_whole).count() as u64
+    }
+
     /// Has a call told again soon, since that just failed.
     pub(crate) fn retry(&self, call_id: &str) {
         if let Some(kept) = self.lock().calls.get_mut(call_id) {
@@ -174,8 +181,10 @@ mod tests {
     fn a_call_is_there_from_its_attempt_to_its_end() {
         let live = live();
         let begun = live.take(&call_event(event::ATTEMPT, 1_000_000)).expect("known");
+        assert_eq!(live.count(), 1);
         let ended = live.take(&call_event(event::END, 9_000_000)).expect("known");
         assert!(begun.written < ended.written && !begun.record.is_over() && ended.record.is_over());
+        assert_eq!(live.count(), 0);
         assert!(!live.has("call"));
     }
 

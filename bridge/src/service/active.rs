@@ -12,7 +12,7 @@ use store::{Store, StoreError};
 use super::Service;
 use crate::calls::{Sink, Snapshot};
 use crate::clock::wall;
-use crate::metrics::count;
+use crate::metrics::{count, set};
 use crate::protocol::{CallParty, NodeCalls, Outcome};
 
 /// Pause between two looks for calls that the others are to be told of.
@@ -27,6 +27,7 @@ impl Service {
         let mut is_adopted = false;
         loop {
             tokio::time::sleep(TURN).await;
+            set(&self.metrics.live_calls, self.calls.live().count());
             if !self.takes_writes() {
                 continue;
             }

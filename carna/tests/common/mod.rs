@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carna::kamailio::{self, Rpc};
-use carna::node::{Announcement, Role};
+use carna::process::kill_group;
+use carna::state::Kept;
+use fleet::{Announcement, Role};
 use lab::process::{Managed, OnOurDeath, Spawn};
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -130,11 +132,22 @@ impl Node {
         until("the destinations in Kamailio", SOON, loaded).with_context(|| format!("{:?}\n{}", shown(), self.log()))
     }
 
-    /// The same node, killed and started again.
-    pub(crate) fn again(self) -> Result<Self> {
-        let Self { process, plan, .. } = self;
-        drop(process);
-        plan.launch()
+    /// The same node, whose Carna is killed, if it still runs, and started again.
+    pub(crate) fn again(mut self) -> Result<Self> {
+        let _ = self.process.kill9();
+        self.process = self.plan.spawn()?;
+        Ok(self)
+    }
+}
+
+impl Drop for Node {
+    /// A Carna that is killed leaves its Kamailio behind, for the next one to end; here there is none.
+    fn drop(&mut self) {
+        let _ = self.process.kill9();
+        let process = Kept::open(self.plan.dir.path()).ok().and_then(|kept| kept.process());
+        if let Some(pid) = process.and_then(|process| process.running()) {
+            kill_group(pid);
+        }
     }
 }
 
@@ -164,6 +177,11 @@ impl Plan {
 
     /// Starts it.
     pub(crate) fn launch(self) -> Result<Node> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok(Node { process: self.spawn()?, plan: self, runtime })
+    }
+
+    fn spawn(&self) -> Result<Managed> {
         let dir = self.dir.path().display().to_string();
         let database = self.dir.join("dispatcher.sqlite").display().to_string();
         let place = if self.is_in_database {
@@ -183,7 +201,7 @@ impl Plan {
              [zookeeper]\nservers = '{}'\nsession_timeout = '2s'\nhold = '1s'\n\
              [dispatcher]\n{place}\nrpc = '{dir}/kamailio_rpc.sock'\n\
              [health]\ninterval = '250ms'\n\
-             [drain]\nnotice = '3s'\nlimit = '20s'\n\
+             [drain]\nnotice = '8s'\nlimit = '60s'\n\
              [http]\nlisten = '{}:9180'\n",
             self.role,
             self.name,
@@ -213,8 +231,7 @@ impl Plan {
         for (name, value) in &self.env {
             command = command.env(name, value);
         }
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(Node { process: command.start()?, plan: self, runtime })
+        command.start()
     }
 }
 

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use carna::node::{Announcement, Role, State, Transport};
 use common::{Node, Registry};
+use fleet::{Announcement, Role, State, Transport};
 use lab::process::Signal;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -224,9 +224,10 @@ fn told(_: &()) -> Result<()> {
     let answers = |node: &Node, path: &str, code: u16| node.get(path).is_ok_and(|(answered, _)| answered == code);
     until("the node to be ready", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
     ensure!(answers(&one, "/live", 200) && answers(&one, "/nothing", 404));
-    let (_, nodes) = one.get("/nodes")?;
-    let nodes: Vec<Announcement> = serde_json::from_str(&nodes)?;
-    ensure!(nodes.len() == 1 && nodes[0].name == "lb-1" && !nodes[0].started.is_empty(), "{nodes:?}");
+    let nodes = || -> Result<Vec<Announcement>> { Ok(serde_json::from_str(&one.get("/nodes")?.1)?) };
+    until("the node itself among the nodes", SOON, || nodes().is_ok_and(|nodes| nodes.len() == 1))
+        .with_context(|| one.log())?;
+    ensure!(nodes()?.iter().all(|node| node.name == "lb-1" && !node.started.is_empty()), "{:?}", nodes());
     let (_, metrics) = one.get("/metrics")?;
     for line in
         ["carna_ready 1", "carna_starts 1", "carna_known_nodes{role=\"load-balancer\",dc=\"dc1\",state=\"up\"} 1"]

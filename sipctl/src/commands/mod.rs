@@ -4,6 +4,7 @@ pub(crate) mod alias;
 pub(crate) mod calls;
 pub(crate) mod history;
 mod import;
+pub(crate) mod nodes;
 pub(crate) mod registrations;
 pub(crate) mod schema;
 pub(crate) mod subscriber;

@@ -5,6 +5,7 @@ mod alias;
 mod calls;
 mod errors;
 mod import;
+mod nodes;
 mod password;
 mod registrations;
 mod schema;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         alias::TESTS,
         registrations::TESTS,
         calls::TESTS,
+        nodes::TESTS,
         errors::TESTS,
     ]
     .concat();

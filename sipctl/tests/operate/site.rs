@@ -49,6 +49,11 @@ impl Site {
         self.cassandra.contact_point()
     }
 
+    /// Waits for something that is asynchronous.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.runtime.block_on(work)
+    }
+
     /// `sipctl` in this site's environment, not started yet.
     pub(crate) fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         self.at_site(env!("CARGO_BIN_EXE_sipctl"), arguments)

@@ -215,11 +215,13 @@ fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_part) && ![".", ".."].contains(&name)
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
+/// For tests.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
     use super::*;
 
-    pub(crate) fn node(role: Role, name: &str, dc: &str) -> Announcement {
+    /// A node at an address of 192.0.2.0/24 whose last byte is that of its name.
+    pub fn node(role: Role, name: &str, dc: &str) -> Announcement {
         let host = name.bytes().last().unwrap_or_default();
         Announcement {
             role,
@@ -233,6 +235,12 @@ pub(crate) mod tests {
             started: "2026-01-01T00:00:00Z".to_owned(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::node;
+    use super::*;
 
     #[test]
     fn what_is_published_is_read_again() {

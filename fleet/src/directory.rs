@@ -1,0 +1,95 @@
+//! Where in ZooKeeper the nodes are: `ROOT/ROLE/NAME`.
+
+use futures::future::try_join_all;
+use zookeeper_client::{Acls, Client, CreateMode, Error};
+
+use crate::node::{Announcement, NodeId, Role};
+
+/// All nodes under a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    root: String,
+}
+
+impl Directory {
+    /// Under this path, such as `/carna`.
+    pub fn new(root: &str) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The path under which they all are.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The path of a node.
+    pub fn path(&self, id: &NodeId) -> String {
+        format!("{}/{}/{}", self.root, id.role, id.name)
+    }
+
+    /// The node whose path this is.
+    pub fn id(&self, path: &str) -> Option<NodeId> {
+        let (role, name) = path.strip_prefix(&self.root)?.strip_prefix('/')?.split_once('/')?;
+        let role = Role::ALL.into_iter().find(|one| one.name() == role)?;
+        (!name.contains('/')).then(|| NodeId { role, name: name.to_owned() })
+    }
+
+    /// Makes sure that nodes of all roles can be published.
+    ///
+    /// # Errors
+    /// ZooKeeper does not do it.
+    pub async fn make(&self, client: &Client) -> Result<(), Error> {
+        let directory = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        for role in Role::ALL {
+            match client.mkdir(&format!("{}/{role}", self.root), &directory).await {
+                Ok(()) | Err(Error::NodeExists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// All that are there, whatever they hold.
+    ///
+    /// # Errors
+    /// ZooKeeper does not tell.
+    pub async fn list(&self, client: &Client) -> Result<Vec<NodeId>, Error> {
+        let of = |role: Role| async move {
+            let names = match client.list_children(&format!("{}/{role}", self.root)).await {
+                Err(Error::NoNode) => Vec::new(),
+                other => other?,
+            };
+            Ok::<_, Error>(names.into_iter().map(move |name| NodeId { role, name }))
+        };
+        Ok(try_join_all(Role::ALL.map(of)).await?.into_iter().flatten().collect())
+    }
+
+    /// What a node has published, or a sentence about what is wrong with it; `None` when it is not there.
+    ///
+    /// # Errors
+    /// ZooKeeper does not tell.
+    pub async fn get(&self, client: &Client, id: &NodeId) -> Result<Option<Result<Announcement, String>>, Error> {
+        match client.get_data(&self.path(id)).await {
+            Ok((published, _)) => Ok(Some(Announcement::parse(id.role, &id.name, &published))),
+            Err(Error::NoNode) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_of_a_node_or_of_none() {
+        let directory = Directory::new("/carna");
+        let id = NodeId { role: Role::LoadBalancer, name: "lb-1".to_owned() };
+        assert_eq!(directory.path(&id), "/carna/load-balancer/lb-1");
+        assert_eq!(directory.id("/carna/load-balancer/lb-1"), Some(id));
+        for path in ["/carna", "/carna/load-balancer", "/carna/proxy/p1", "/carna/media/m1/load", "/other/media/m1", ""]
+        {
+            assert_eq!(directory.id(path), None, "{path}");
+        }
+    }
+}
