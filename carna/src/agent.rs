@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> Result<()> {
     let status =
         Status { node: own.clone(), is_alive: true, trouble: Some(STARTING.to_owned()), starts: 0, at_work: None };
     let (tell_status, status) = watch::channel(status);
-    let http = http::serve(config.http.listen, Told { status, seen: seen.clone(), routes });
+    let http = http::serve(http::listen(config.http.listen).await?, Told { status, seen: seen.clone(), routes });
     let mut router = Router::new(&config, own.clone())?;
     router.write().context("Kamailio's nodes cannot be written")?;
     let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen));
@@ -264,7 +264,10 @@ impl Agent {
     fn start(&mut self) -> Result<()> {
         let child = Child::start(&self.config.process.command)?;
         if let Some(process) = Process::of(child.pid()) {
-            self.kept.keep_process(&process)?;
+            let kept = self.kept.keep_process(&process);
+            let _ = kept.inspect_err(|error| {
+                tracing::warn!("were this agent killed, the next one would not know the process: {error:#}")
+            });
         }
         tracing::info!("started {} as process {}", self.config.process.command[0], child.pid().as_raw_nonzero());
         self.starts += 1;

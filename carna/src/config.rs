@@ -29,7 +29,7 @@ pub struct Config {
     pub process: Process,
     /// Where the others are found.
     pub zookeeper: ZooKeeper,
-    /// What its Kamailio routes by; not for media nodes.
+    /// What its Kamailio routes by.
     #[serde(default)]
     pub dispatcher: Dispatcher,
     /// When it is healthy.
@@ -264,10 +264,9 @@ impl Config {
             self.zookeeper.session_timeout >= Duration::from_secs(2),
             "zookeeper.session_timeout is less than two seconds: a pause of the machine would look like a death"
         );
-        if self.node.role != Role::Media {
-            self.place()?;
-            ensure!(self.dispatcher.rpc.is_some(), "dispatcher.rpc is missing: the socket of Kamailio's jsonrpcs");
-        }
+        ensure!(self.node.role != Role::Media, "node.role is media: Carna runs Kamailio only");
+        self.place()?;
+        ensure!(self.dispatcher.rpc.is_some(), "dispatcher.rpc is missing: the socket of Kamailio's jsonrpcs");
         self.announcement()?.check().map_err(anyhow::Error::msg).context("[node] cannot be published")
     }
 
@@ -388,6 +387,7 @@ mod tests {
         };
         for (from, to, expected) in [
             ("\"registrar\"", "\"register\"", "node.role"),
+            ("\"registrar\"", "\"media\"", "Carna runs Kamailio only"),
             ("dc = \"dc1\"", "", "dc"),
             ("name = \"r1\"", "name = \"r 1\"", "'r 1' is no name"),
             ("name = \"r1\"", "nmae = \"r1\"", "nmae"),

@@ -1,5 +1,6 @@
 //! How the node is, for schedulers, for Prometheus and for people: read-only, over HTTP.
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
@@ -46,13 +47,19 @@ pub struct Told {
     pub routes: watch::Receiver<Routes>,
 }
 
+/// Listens there from now on.
+///
+/// # Errors
+/// Somebody else does.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (http.listen)"))
+}
+
 /// Answers for ever.
 ///
 /// # Errors
-/// It cannot listen there.
-pub async fn serve(listen: std::net::SocketAddr, told: Told) -> Result<()> {
-    let listener =
-        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} (http.listen)"))?;
+/// The kernel does not let it.
+pub async fn serve(listener: TcpListener, told: Told) -> Result<()> {
     let routes = Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))
