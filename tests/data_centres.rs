@@ -457,7 +457,7 @@ fn database_gone(site: &Site) -> Result<()> {
         ensure!(asked == [2, 1], "{} answered {asked:?} times that there is no database", role.name());
     }
     until("the registration in dc1", HEALED, || Ok(one.contacts("erin")?.len() == 1))?;
-    for (_, node) in nodes.iter().flat_map(Topology::nodes).filter(|(role, _)| role.uses_cassandra()) {
+    for (_, node) in nodes.iter().flat_map(Topology::nodes).filter(|(role, _)| role.needs_cassandra()) {
         until("a node's database to be there again", HEALED, || {
             Ok(node.rpc("cassandra.status", json!([]))?["breaker"] == "closed")
         })?;

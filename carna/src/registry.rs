@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use zookeeper_client::{
     Acls, AddWatchMode, Client, CreateMode, Error, EventType, PersistentWatcher, SessionState, WatchedEvent,
 };
 
+use fleet::directory::Published;
 use fleet::{Announcement, Directory, NodeId};
 
 /// Changes that come one after the other are read together.
@@ -181,29 +181,29 @@ impl Registry {
         } else {
             self.unread.nodes.iter().cloned().collect()
         };
-        let found = try_join_all(ids.iter().map(|id| self.directory.get(&self.client, id))).await?;
+        let found = self.directory.read(&self.client, ids).await?;
         if self.unread.all {
             self.nodes.clear();
         }
-        for (id, published) in ids.into_iter().zip(found) {
+        for (id, published) in found {
             self.take(id, published);
         }
         self.unread = Unread::default();
         Ok(())
     }
 
-    fn take(&mut self, id: NodeId, published: Option<Result<Announcement, String>>) {
+    fn take(&mut self, id: NodeId, published: Published) {
         match published {
             Some(Ok(announcement)) => {
                 self.complaints.remove(&id);
                 self.nodes.insert(id, announcement);
             }
             Some(Err(sentence)) => {
+                self.nodes.remove(&id);
                 if self.complaints.get(&id) != Some(&sentence) {
                     tracing::warn!("what is at {} is not believed: {sentence}", self.directory.path(&id));
-                    self.complaints.insert(id.clone(), sentence);
+                    self.complaints.insert(id, sentence);
                 }
-                self.nodes.remove(&id);
             }
             None => {
                 self.complaints.remove(&id);

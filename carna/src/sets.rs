@@ -5,10 +5,8 @@
 
 use std::fmt;
 
-use fleet::{Announcement, Role, State};
+use fleet::{Announcement, ELSEWHERE, Role, State};
 
-/// What the ids of the sets of other data centres have more.
-const ELSEWHERE: u32 = 100;
 /// Dispatchers that take nothing new, a second time: what is inside their dialogs reaches them.
 const DRAINING_DISPATCHERS: u32 = 202;
 /// The flag of the module `dispatcher` for a destination that takes nothing new.

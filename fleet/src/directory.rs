@@ -5,6 +5,9 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use crate::node::{Announcement, NodeId, Role};
 
+/// What a node has published, or a sentence about what is wrong with it; `None` when it is not there.
+pub type Published = Option<Result<Announcement, String>>;
+
 /// All nodes under a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
@@ -64,11 +67,16 @@ impl Directory {
         Ok(try_join_all(Role::ALL.map(of)).await?.into_iter().flatten().collect())
     }
 
-    /// What a node has published, or a sentence about what is wrong with it; `None` when it is not there.
+    /// What these nodes have published, each with its id; asked for all at once.
     ///
     /// # Errors
     /// ZooKeeper does not tell.
-    pub async fn get(&self, client: &Client, id: &NodeId) -> Result<Option<Result<Announcement, String>>, Error> {
+    pub async fn read(&self, client: &Client, ids: Vec<NodeId>) -> Result<Vec<(NodeId, Published)>, Error> {
+        let found = try_join_all(ids.iter().map(|id| self.get(client, id))).await?;
+        Ok(ids.into_iter().zip(found).collect())
+    }
+
+    async fn get(&self, client: &Client, id: &NodeId) -> Result<Published, Error> {
         match client.get_data(&self.path(id)).await {
             Ok((published, _)) => Ok(Some(Announcement::parse(id.role, &id.name, &published))),
             Err(Error::NoNode) => Ok(None),

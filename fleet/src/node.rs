@@ -54,6 +54,9 @@ impl Role {
     }
 }
 
+/// What the ids of the sets of other data centres have more in such a list.
+pub const ELSEWHERE: u32 = 100;
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

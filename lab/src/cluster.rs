@@ -16,7 +16,7 @@ use crate::cassandra::{self, Cassandra};
 use crate::kamailio::MemoryManager;
 use crate::media::{self, Media};
 use crate::progress::step;
-use crate::topology::{self, Role, Topology};
+use crate::topology::{self, ROLES, Role, Topology};
 use crate::{net, sipctl, workspace};
 
 const KEYSPACE: &str = "sip";
@@ -55,7 +55,7 @@ impl Default for Plan {
 impl Plan {
     /// How many addresses it takes.
     fn size(&self) -> usize {
-        self.nodes * (Role::ALL.len() + 1) + self.cassandra_nodes
+        self.nodes * (ROLES.len() + 1) + self.cassandra_nodes
     }
 
     /// One for each node, those of Cassandra last.
@@ -88,10 +88,10 @@ impl Cluster {
         step("sipctl schema apply", || {
             sipctl::run(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
         })?;
-        let media_addresses = addresses.split_off(plan.nodes * Role::ALL.len());
+        let media_addresses = addresses.split_off(plan.nodes * ROLES.len());
         let mut nodes = node_configs(plan, &addresses, &settings);
         let media = start_media(plan, &media_addresses, &mut nodes)?;
-        let what = format!("{} nodes of each of {} roles answer OPTIONS", plan.nodes, Role::ALL.len());
+        let what = format!("{} nodes of each of {} roles answer OPTIONS", plan.nodes, ROLES.len());
         let topology = step(what, || Topology::start(nodes))?;
         Ok(Self { topology, media, cassandra, domain: plan.domain.clone() })
     }

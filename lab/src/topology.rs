@@ -5,58 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+pub use fleet::{ELSEWHERE, Role};
 use serde_json::json;
 
 use crate::kamailio::{Config, Kamailio};
 use crate::{RunDir, wait, workspace};
 
 const LIST: &str = "dispatcher.list";
-/// What the ids of the sets of other data centres have more.
-pub const ELSEWHERE: u32 = 100;
 const GONE: Duration = Duration::from_secs(10);
 
-/// What a node does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Takes requests from phones.
-    LoadBalancer,
-    /// Authenticates and records calls.
-    Dispatcher,
-    /// Stores bindings.
-    Registrar,
-    /// Finds where somebody is registered.
-    Outbound,
-}
-
-impl Role {
-    /// In the order of a request's way.
-    pub const ALL: [Self; 4] = [Self::LoadBalancer, Self::Dispatcher, Self::Registrar, Self::Outbound];
-
-    /// The name of its configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LoadBalancer => "load-balancer",
-            Self::Dispatcher => "dispatcher",
-            Self::Registrar => "registrar",
-            Self::Outbound => "outbound",
-        }
-    }
-
-    /// Its set in the list of nodes.
-    pub fn set(self) -> u32 {
-        match self {
-            Self::LoadBalancer => 1,
-            Self::Dispatcher => 2,
-            Self::Registrar => 3,
-            Self::Outbound => 4,
-        }
-    }
-
-    /// Whether its configuration loads our module.
-    pub fn uses_cassandra(self) -> bool {
-        self != Self::LoadBalancer
-    }
-}
+/// The roles that are a Kamailio's, in the order of a request's way.
+pub const ROLES: [Role; 4] = [Role::LoadBalancer, Role::Dispatcher, Role::Registrar, Role::Outbound];
 
 /// The nodes to start; see [`Plan::new`].
 #[derive(Clone, Debug)]
@@ -81,7 +40,7 @@ impl Plan {
             }
             (role, config)
         };
-        let nodes = Role::ALL.into_iter().flat_map(|role| (1..=count).map(move |number| node(role, number)));
+        let nodes = ROLES.into_iter().flat_map(|role| (1..=count).map(move |number| node(role, number)));
         Self { nodes: nodes.collect(), lines: String::new(), dir: None }
     }
 
@@ -194,7 +153,7 @@ impl Topology {
 
 fn start(role: Role, config: Config) -> Result<Kamailio> {
     let node = Kamailio::start(config)?;
-    if role.uses_cassandra() {
+    if role.needs_cassandra() {
         node.wait_for_cassandra()?;
     }
     Ok(node)

@@ -9,7 +9,7 @@ use super::{Cluster, Plan};
 use crate::kamailio::Kamailio;
 use crate::progress::{say, step};
 use crate::sipp::{Report, Sipp};
-use crate::topology::Role;
+use crate::topology::{ROLES, Role};
 use crate::{net, wait};
 
 /// How long a call may take into the history.
@@ -103,7 +103,7 @@ fn known(cluster: &Cluster, text: &str) -> Option<String> {
     let topology = cluster.topology();
     let of = |role: Role| numbered(role.name(), topology.of(role).iter().map(|node| *node.address().ip()).collect());
     let media = numbered("media", cluster.media().iter().map(|node| *node.address().ip()).collect());
-    let mut all = Role::ALL.into_iter().flat_map(of).chain(media);
+    let mut all = ROLES.into_iter().flat_map(of).chain(media);
     let is_there = |address: Ipv4Addr| {
         let address = address.to_string();
         // No longer address that begins like it.

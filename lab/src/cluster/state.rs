@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Cluster;
 use crate::media::Media;
 use crate::process::Managed;
-use crate::topology::Role;
+use crate::topology::ROLES;
 use crate::{cpu, workspace};
 
 /// A process, named for good: another one may get its pid, but not its start time as well.
@@ -91,7 +91,7 @@ fn variables(cluster: &Cluster) -> Vec<(String, String)> {
         set(&format!("{name}_ADDR"), address.to_string());
         set(&format!("{name}_PID"), pid.to_string());
     };
-    for (role, name) in Role::ALL.into_iter().zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"]) {
+    for (role, name) in ROLES.into_iter().zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"]) {
         for (number, node) in (1..).zip(cluster.topology().of(role)) {
             set_node(name, number, node.address(), node.pid());
         }

@@ -58,8 +58,9 @@ impl Nodes {
             .with_context(|| format!("no ZooKeeper at {} (see --zookeeper, or ZOOKEEPER_SERVERS)", self.zookeeper))?;
         let directory = Directory::new(&self.root);
         let mut nodes = Vec::new();
-        for id in directory.list(&client).await? {
-            match directory.get(&client, &id).await? {
+        let ids = directory.list(&client).await?;
+        for (id, published) in directory.read(&client, ids).await? {
+            match published {
                 Some(Ok(announcement)) => nodes.push(announcement),
                 Some(Err(sentence)) => {
                     output.note(&format!("What is at {} is not believed: {sentence}.", directory.path(&id)))
