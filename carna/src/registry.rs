@@ -44,30 +44,30 @@ pub struct Seen {
 /// Publishes what `own` holds as long as it holds something, and tells in `seen` who is there, until `own` is gone. Then this node is
 /// withdrawn, too.
 pub async fn keep(config: RegistryConfig, own: watch::Receiver<Option<Announcement>>, seen: watch::Sender<Seen>) {
-    let mut own = own;
     loop {
-        let ended = session(&config, &mut own, &seen).await;
+        // In a task of its own: a panic of the client library is the end of one session, not of them all.
+        let ended = tokio::spawn(session(config.clone(), own.clone(), seen.clone())).await;
         seen.send_modify(|seen| (seen.is_connected, seen.is_published) = (false, false));
-        match ended {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!("no ZooKeeper session at {}: {error}; the last known nodes stay", config.servers)
-            }
-        }
+        let why = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        tracing::warn!("no ZooKeeper session at {}: {why}; the last known nodes stay", config.servers);
         sleep(RETRY).await;
     }
 }
 
 /// One session from its beginning to its end. `Ok`: nothing is to be published any more.
 async fn session(
-    config: &RegistryConfig,
-    own: &mut watch::Receiver<Option<Announcement>>,
-    seen: &watch::Sender<Seen>,
+    config: RegistryConfig,
+    mut own: watch::Receiver<Option<Announcement>>,
+    seen: watch::Sender<Seen>,
 ) -> Result<(), Error> {
     let connector = Client::connector().with_session_timeout(config.session_timeout);
     let client = connector.connect(&config.servers).await?;
     tracing::info!("ZooKeeper session {}, timeout {:?}", client.session_id(), client.session_timeout());
-    let mut registry = Registry::open(client, config.directory.clone()).await?;
+    let mut registry = Registry::open(client, config.directory).await?;
     let mut state = registry.client.state_watcher();
     let mut read_at = Instant::now();
     loop {
@@ -84,6 +84,10 @@ async fn session(
                 _ => return Err(Error::ClientClosed),
             },
             event = registry.watcher.changed() => {
+                // It must not be asked again: nothing comes after the end of the session.
+                if event.session_state.is_terminated() {
+                    return Err(Error::SessionExpired);
+                }
                 registry.note(&event);
                 read_at = read_at.min(Instant::now() + COALESCED);
             }
