@@ -1,7 +1,6 @@
 //! A node from its start to its end.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::http::{self, Status, Told};
 use crate::kamailio::Rpc;
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
-use crate::router::{Router, Routes};
+use crate::router::Router;
 use crate::state::Kept;
 use fleet::{Announcement, State};
 
@@ -28,7 +27,7 @@ use fleet::{Announcement, State};
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Why a node takes no part whose process does not run yet, or not any more.
 const STARTING: &str = "its process does not answer yet";
-/// What counts as an hour without anything to wait for.
+/// A wait that something else ends.
 const NEVER: Duration = Duration::from_secs(3600);
 /// What `$shv(draining)` is in Kamailio: an address that moves is given up.
 const LEAVE: u8 = 1;
@@ -39,28 +38,27 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long the registry has to take the node away at the end.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
-/// Runs the node of this configuration until it is told to end, and has drained, or cannot go on.
+/// Runs the node of this configuration, with what was kept of an earlier run, until it is told to end, and has drained, or cannot go on.
 ///
 /// # Errors
 /// Why it could not go on: the process does not start, or nothing can be written.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let mut events = process::events()?;
     let own = config.announcement()?;
     let (publish, published) = watch::channel(None);
     let (tell_seen, seen) = watch::channel(Seen::default());
     let (tell_start, starts) = watch::channel(0);
-    let (tell_routes, routes) = watch::channel(Routes::default());
+    let (tell_loaded, loaded) = watch::channel(false);
     let status =
         Status { node: own.clone(), is_alive: true, trouble: Some(STARTING.to_owned()), starts: 0, at_work: None };
     let (tell_status, status) = watch::channel(status);
-    let http = http::serve(http::listen(config.http.listen).await?, Told { status, seen: seen.clone(), routes });
-    let mut router = Router::new(&config, own.clone())?;
+    let http = http::serve(http::listen(config.http.listen).await?, Told { status, seen: seen.clone(), loaded });
+    let rpc = Arc::new(config.rpc()?);
+    let mut router = Router::new(&config, own.clone(), kept.clone(), rpc.clone())?;
     router.write().context("Kamailio's nodes cannot be written")?;
     let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen));
-    let routing = tokio::spawn(router.keep(seen, starts, tell_routes));
+    let routing = tokio::spawn(router.keep(seen, starts, tell_loaded));
     let (tell_look, mut looks) = mpsc::channel(1);
-    let rpc =
-        Arc::new(Rpc::new(config.dispatcher.rpc.as_deref().context("no socket of Kamailio's")?, &config.state_dir));
     let mut agent = Agent {
         health: Health::new(config.health.rises, config.health.falls),
         life: Life::Pausing(Instant::now()),
@@ -73,7 +71,7 @@ pub async fn run(config: Config) -> Result<()> {
         publish,
         own,
         rpc: rpc.clone(),
-        kept: Kept::open(&config.state_dir)?,
+        kept,
         config,
     };
     agent.end_former().await;
@@ -420,9 +418,4 @@ fn reasons(lines: &[String]) -> String {
         told.reverse();
     }
     if told.is_empty() { "it has written nothing".to_owned() } else { format!("it has written:\n{}", told.join("\n")) }
-}
-
-/// Where the pid of a running agent is, for `carna drain`.
-pub fn pid_file(config: &Config) -> PathBuf {
-    config.state_dir.join("carna.pid")
 }

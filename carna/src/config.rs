@@ -10,6 +10,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
+use crate::kamailio::Rpc;
 use crate::registry::RegistryConfig;
 use crate::routes::Place;
 use fleet::{Announcement, Directory, Role, State, Transport};
@@ -266,7 +267,7 @@ impl Config {
         );
         ensure!(self.node.role != Role::Media, "node.role is media: Carna runs Kamailio only");
         self.place()?;
-        ensure!(self.dispatcher.rpc.is_some(), "dispatcher.rpc is missing: the socket of Kamailio's jsonrpcs");
+        self.rpc()?;
         self.announcement()?.check().map_err(anyhow::Error::msg).context("[node] cannot be published")
     }
 
@@ -285,6 +286,16 @@ impl Config {
     /// So often Kamailio reads its sets again at most.
     pub fn reload_delta(&self) -> Duration {
         self.dispatcher.reload_delta.unwrap_or(RELOAD_DELTA)
+    }
+
+    /// The way to Kamailio's RPC commands.
+    ///
+    /// # Errors
+    /// Its socket is not given.
+    pub fn rpc(&self) -> Result<Rpc> {
+        let socket = self.dispatcher.rpc.as_deref();
+        let socket = socket.context("dispatcher.rpc is missing: the socket of Kamailio's jsonrpcs")?;
+        Ok(Rpc::new(socket, &self.state_dir))
     }
 
     /// How to find ZooKeeper.

@@ -18,7 +18,6 @@ use tokio::sync::watch;
 
 use crate::health::Work;
 use crate::registry::Seen;
-use crate::router::Routes;
 use fleet::{Announcement, State};
 
 /// How the node is.
@@ -43,8 +42,8 @@ pub struct Told {
     pub status: watch::Receiver<Status>,
     /// Who is there.
     pub seen: watch::Receiver<Seen>,
-    /// Who is routed to.
-    pub routes: watch::Receiver<Routes>,
+    /// Whether Kamailio routes by what is known of them.
+    pub loaded: watch::Receiver<bool>,
 }
 
 /// Listens there from now on.
@@ -101,7 +100,7 @@ fn why_not_ready(told: &Told) -> Option<String> {
     if !told.seen.borrow().is_published {
         return Some("it is not published in ZooKeeper".to_owned());
     }
-    (!told.routes.borrow().is_loaded).then(|| "its Kamailio does not route by what is known of the nodes".to_owned())
+    (!*told.loaded.borrow()).then(|| "its Kamailio does not route by what is known of the nodes".to_owned())
 }
 
 /// All nodes that are known, of all roles and data centres.
@@ -132,7 +131,7 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
         gauge("starts", "Starts of the process", status.starts.into());
         gauge("zookeeper_connected", "Whether there is a session with ZooKeeper", seen.is_connected.into());
         gauge("published", "Whether the node is published", seen.is_published.into());
-        gauge("routes_loaded", "Whether Kamailio routes by what is known", told.routes.borrow().is_loaded.into());
+        gauge("routes_loaded", "Whether Kamailio routes by what is known", (*told.loaded.borrow()).into());
         if let Some(work) = status.at_work {
             gauge("transactions", "Transactions that are not over", work.transactions);
             gauge("dialogs", "Dialogs", work.dialogs);

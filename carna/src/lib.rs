@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod config;
+mod files;
 pub mod health;
 pub mod http;
 pub mod kamailio;

@@ -1,7 +1,6 @@
 //! `carna`: the agent of a node.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -10,8 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use carna::agent;
 use carna::config::Config;
+use carna::process::Process;
+use carna::state::Kept;
 use clap::{Parser, Subcommand};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 
 /// Run a node: its Kamailio, its place among the others, its way out.
 #[derive(Debug, Parser)]
@@ -63,25 +64,22 @@ fn run(cli: &Cli) -> Result<()> {
 
 fn run_node(config: Config) -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
-    fs::create_dir_all(&config.state_dir).with_context(|| format!("cannot make {}", config.state_dir.display()))?;
-    let file = agent::pid_file(&config);
-    fs::write(&file, std::process::id().to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    let kept = Kept::open(&config.state_dir)?;
+    if let Some(agent) = Process::of(rustix::process::getpid()) {
+        kept.keep_agent(&agent)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(agent::run(config));
-    let _ = fs::remove_file(&file);
-    ended
+    runtime.block_on(agent::run(config, kept))
 }
 
 fn drain(config: &Config) -> Result<()> {
-    let file = agent::pid_file(config);
-    let Ok(text) = fs::read_to_string(&file) else {
-        bail!("no node runs by this configuration: there is no {}", file.display())
+    let agent = Kept::at(&config.state_dir).agent();
+    let running = || agent.as_ref().and_then(Process::running);
+    let Some(pid) = running() else {
+        bail!("no node runs by this configuration, whose state is in {}", config.state_dir.display())
     };
-    let pid =
-        text.trim().parse().ok().and_then(Pid::from_raw).with_context(|| format!("{} holds no pid", file.display()))?;
-    kill_process(pid, Signal::TERM)
-        .with_context(|| format!("no node runs by this configuration: process {text} is gone"))?;
-    while test_kill_process(pid).is_ok() {
+    kill_process(pid, Signal::TERM).context("the node cannot be told")?;
+    while running().is_some() {
         sleep(LOOK);
     }
     Ok(())

@@ -60,31 +60,22 @@ impl Members {
 
     /// When somebody will be gone, if nothing changes.
     pub fn next_change(&self) -> Option<Instant> {
-        let is_last =
-            |one: &Known| !self.known.values().any(|other| self.are_alike(one, other) && other.missing_since.is_none());
-        self.known.values().filter(|known| !is_last(known)).filter_map(|known| known.gone_at(self.hold)).min()
+        self.known.values().filter(|known| self.is_replaced(known)).filter_map(|known| known.gone_at(self.hold)).min()
     }
 
     /// Drops those that are gone, as long as others are left of the same set. The last ones stay whatever is said of them: whether they
     /// live Kamailio finds out by itself.
     fn forget(&mut self, now: Instant) {
         let is_gone = |known: &Known| known.gone_at(self.hold).is_some_and(|at| at <= now);
-        let replaced = |gone: &Known| {
-            self.known.values().any(|other| self.are_alike(gone, other) && other.missing_since.is_none())
-        };
-        let gone: Vec<_> = self
-            .known
-            .iter()
-            .filter(|(_, known)| is_gone(known) && replaced(known))
-            .map(|(id, _)| id.clone())
-            .collect();
+        let gone = self.known.iter().filter(|(_, known)| is_gone(known) && self.is_replaced(known));
+        let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
         gone.iter().for_each(|id| drop(self.known.remove(id)));
     }
 
-    /// Whether both are in one set.
-    fn are_alike(&self, one: &Known, other: &Known) -> bool {
+    /// Whether there is another one of its set that is not missing.
+    fn is_replaced(&self, one: &Known) -> bool {
         let set = |known: &Known| (known.announcement.role, known.announcement.dc == self.dc);
-        set(one) == set(other)
+        self.known.values().any(|other| set(one) == set(other) && other.missing_since.is_none())
     }
 }
 

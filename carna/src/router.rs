@@ -1,6 +1,7 @@
 //! Keeps what the node's Kamailio routes by the same as what is known of the other nodes.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Instant as Moment;
 
 use anyhow::{Context, Result, anyhow};
@@ -21,21 +22,12 @@ const COMPARE: Duration = Duration::from_secs(30);
 /// Pause before the next attempt when Kamailio does not do what it should.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What became of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Routes {
-    /// Who is routed to.
-    pub nodes: Vec<Announcement>,
-    /// Whether Kamailio has read that.
-    pub is_loaded: bool,
-}
-
 /// See [`Router::keep`].
 #[derive(Debug)]
 pub struct Router {
     place: Place,
     further: Vec<Line>,
-    rpc: Rpc,
+    rpc: Arc<Rpc>,
     reload_delta: Duration,
     kept: Kept,
     own: Announcement,
@@ -45,17 +37,15 @@ pub struct Router {
 }
 
 impl Router {
-    /// For a node of which this is the configuration; it begins with those that were known before.
+    /// For a node of which this is the configuration; it begins with the nodes that were kept.
     ///
     /// # Errors
-    /// The state directory or the file of further lines is not usable.
-    pub fn new(config: &Config, own: Announcement) -> Result<Self> {
-        let kept = Kept::open(&config.state_dir)?;
-        let rpc = config.dispatcher.rpc.as_deref().context("no socket of Kamailio's is given")?;
+    /// The file of further lines is not usable.
+    pub fn new(config: &Config, own: Announcement, kept: Kept, rpc: Arc<Rpc>) -> Result<Self> {
         Ok(Self {
             place: config.place()?,
             further: further(config)?,
-            rpc: Rpc::new(rpc, &config.state_dir),
+            rpc,
             reload_delta: config.reload_delta(),
             members: Members::new(&own.dc, config.zookeeper.hold, kept.nodes()),
             kept,
@@ -68,17 +58,18 @@ impl Router {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write(&mut self) -> Result<bool> {
+    pub fn write(&mut self) -> Result<()> {
         let lines = self.lines();
-        self.place.write(&lines)
+        self.place.write(&lines).map(drop)
     }
 
-    /// Goes on for ever: writes whatever is new and has Kamailio read it; `starts` changes whenever that one was started.
+    /// Goes on for ever: writes whatever is new and has Kamailio read it; `starts` changes whenever that one was started. Tells whether
+    /// Kamailio has it.
     pub async fn keep(
         mut self,
         seen: watch::Receiver<Seen>,
         starts: watch::Receiver<u32>,
-        routes: watch::Sender<Routes>,
+        loaded: watch::Sender<bool>,
     ) {
         let (mut seen, mut starts) = (seen, starts);
         let mut compare_at = Instant::now();
@@ -104,13 +95,7 @@ impl Router {
                 tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
                 false
             });
-            let nodes = self.nodes();
-            routes.send_if_modified(|known| {
-                let now = Routes { nodes, is_loaded };
-                let is_new = *known != now;
-                *known = now;
-                is_new
-            });
+            loaded.send_replace(is_loaded);
             compare_at = if is_loaded { Instant::now() + COMPARE } else { self.reload_at.max(Instant::now() + RETRY) };
         }
     }
@@ -124,13 +109,12 @@ impl Router {
     }
 
     /// Who is routed to; this node itself when it knows no other, so that there is somebody.
-    fn nodes(&mut self) -> Vec<Announcement> {
-        let nodes = self.members.at(Moment::now());
-        if nodes.is_empty() { vec![self.own.clone()] } else { nodes }
-    }
-
     fn lines(&mut self) -> Vec<Line> {
-        let mut lines = sets::lines(&self.nodes(), &self.own.dc);
+        let mut nodes = self.members.at(Moment::now());
+        if nodes.is_empty() {
+            nodes.push(self.own.clone());
+        }
+        let mut lines = sets::lines(&nodes, &self.own.dc);
         lines.extend_from_slice(&self.further);
         lines
     }

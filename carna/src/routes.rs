@@ -1,8 +1,7 @@
 //! What the node's Kamailio routes by: its dispatcher's list or table, and that it has read it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
+use crate::files::replace;
 use crate::kamailio::Rpc;
-use crate::sets::Line;
+use crate::sets::{DISABLED, Line};
 
 /// Flags that `dispatcher.list` shows for a destination that takes nothing new.
 const SHOWN_DISABLED: char = 'D';
@@ -53,23 +53,6 @@ fn write_list(path: &Path, lines: &[Line]) -> Result<bool> {
     }
     replace(path, text.as_bytes())?;
     Ok(true)
-}
-
-/// Puts a file in the place of another.
-///
-/// # Errors
-/// It cannot be written; the other one is still there.
-pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fresh = dir.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&fresh)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(dir)?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn write_table(path: &Path, lines: &[Line]) -> Result<bool> {
@@ -132,7 +115,7 @@ pub async fn reload(rpc: &Rpc, lines: &[Line]) -> Result<()> {
 /// It does not tell.
 pub async fn is_loaded(rpc: &Rpc, lines: &[Line]) -> Result<bool> {
     let wanted: BTreeSet<Destination> =
-        lines.iter().map(|line| (line.set.into(), line.destination.clone(), line.flags & 4 != 0)).collect();
+        lines.iter().map(|line| (line.set.into(), line.destination.clone(), line.flags & DISABLED != 0)).collect();
     Ok(loaded(&rpc.call("dispatcher.list", json!([])).await?) == wanted)
 }
 

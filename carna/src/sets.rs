@@ -10,14 +10,14 @@ use fleet::{Announcement, ELSEWHERE, Role, State};
 /// Dispatchers that take nothing new, a second time: what is inside their dialogs reaches them.
 const DRAINING_DISPATCHERS: u32 = 202;
 /// The flag of the module `dispatcher` for a destination that takes nothing new.
-const DISABLED: u32 = 4;
+pub(crate) const DISABLED: u32 = 4;
 /// What the weights of a set are together: the module fills a hundred places by them.
 const PLACES: usize = 100;
 /// Ids of sets that are not made of nodes.
 const GATEWAYS: std::ops::RangeInclusive<i32> = 10..=99;
 
 /// A destination of the module `dispatcher`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Id of its set.
     pub set: u32,

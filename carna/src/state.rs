@@ -1,4 +1,4 @@
-//! What must survive a restart: the nodes that were known last, and which process is ours.
+//! What must survive a restart, and what others ask: the nodes that were known last, which process is the agent, which the node's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
+use crate::files::replace;
 use crate::process::Process;
-use crate::routes::replace;
 use fleet::Announcement;
 
 /// Files in the state directory.
 const NODES: &str = "nodes.json";
 const PROCESS: &str = "process.json";
+const AGENT: &str = "agent.json";
 
 /// Where it is kept.
 #[derive(Debug, Clone)]
@@ -27,7 +28,12 @@ impl Kept {
     /// It cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self::at(dir))
+    }
+
+    /// What is kept in this directory, if it is there.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 
     /// The nodes that were known.
@@ -56,6 +62,19 @@ impl Kept {
     /// As [`Self::keep_nodes`].
     pub fn keep_process(&self, process: &Process) -> Result<()> {
         replace(&self.dir.join(PROCESS), &serde_json::to_vec(process)?)
+    }
+
+    /// The agent that ran here last.
+    pub fn agent(&self) -> Option<Process> {
+        self.read(AGENT)
+    }
+
+    /// Keeps which process is the agent.
+    ///
+    /// # Errors
+    /// As [`Self::keep_nodes`].
+    pub fn keep_agent(&self, process: &Process) -> Result<()> {
+        replace(&self.dir.join(AGENT), &serde_json::to_vec(process)?)
     }
 
     /// What a file holds. One that cannot be read is as good as none, and is told.

@@ -41,6 +41,13 @@ struct Kept {
     due: Instant,
 }
 
+impl Kept {
+    /// Whether this node knows how it began, and not that it is over.
+    fn is_under_way(&self) -> bool {
+        self.record.started_at.is_some() && !self.record.is_over()
+    }
+}
+
 /// A call at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
@@ -110,10 +117,7 @@ impl Live {
         let mut state = self.lock();
         let written = state.stamp();
         let fragment_due = self.interval / 2;
-        state.calls.retain(|_, kept| {
-            let is_whole = kept.record.started_at.is_some() && !kept.record.is_over();
-            is_whole || now < kept.due + FRAGMENT.saturating_sub(fragment_due)
-        });
+        state.calls.retain(|_, kept| kept.is_under_way() || now < kept.due + FRAGMENT.saturating_sub(fragment_due));
         let due = state.calls.iter_mut().filter(|(_, kept)| kept.due <= now && kept.record.started_at.is_some());
         due.map(|(call_id, kept)| {
             kept.due = next;
@@ -124,9 +128,7 @@ impl Live {
 
     /// How many are under way.
     pub(crate) fn count(&self) -> u64 {
-        let state = self.lock();
-        let is_whole = |kept: &&Kept| kept.record.started_at.is_some() && !kept.record.is_over();
-        state.calls.values().filter(is_whole).count() as u64
+        self.lock().calls.values().filter(|kept| kept.is_under_way()).count() as u64
     }
 
     /// Has a call told again soon, since that just failed.

@@ -144,8 +144,7 @@ impl Drop for Node {
     /// A Carna that is killed leaves its Kamailio behind, for the next one to end; here there is none.
     fn drop(&mut self) {
         let _ = self.process.kill9();
-        let process = Kept::open(self.plan.dir.path()).ok().and_then(|kept| kept.process());
-        if let Some(pid) = process.and_then(|process| process.running()) {
+        if let Some(pid) = Kept::at(self.plan.dir.path()).process().and_then(|process| process.running()) {
             kill_group(pid);
         }
     }

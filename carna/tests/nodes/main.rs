@@ -36,6 +36,14 @@ fn main() -> ExitCode {
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// Two load balancers, of which the first has found the second.
+fn pair(zookeeper: &ZooKeeper) -> Result<[Node; 2]> {
+    let [one, two] =
+        [Node::load_balancer(zookeeper, "lb-1")?.start()?, Node::load_balancer(zookeeper, "lb-2")?.start()?];
+    one.until_listed(1, &[&one, &two])?;
+    Ok([one, two])
+}
+
 fn found(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
     let nodes = [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
@@ -49,9 +57,7 @@ fn found(_: &()) -> Result<()> {
 
 fn died(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let [one, two] =
-        [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
-    one.until_listed(1, &[&one, &two])?;
+    let [_one, two] = pair(&zookeeper)?;
     let registry = Registry::of(&zookeeper)?;
     let first = two.kamailio()?;
     lab::process::signal(first, Signal::KILL)?;
@@ -77,9 +83,7 @@ fn no_start(_: &()) -> Result<()> {
 
 fn drained(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let [one, mut two] =
-        [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
-    one.until_listed(1, &[&one, &two])?;
+    let [one, mut two] = pair(&zookeeper)?;
     two.process().signal(Signal::TERM)?;
     let disabled = format!("1 sip:{} 4 0 ", two.address());
     until("the node that drains in the list", SOON, || one.list().contains(&disabled)).with_context(|| one.log())?;
@@ -96,9 +100,7 @@ fn drained(_: &()) -> Result<()> {
 
 fn no_zookeeper(_: &()) -> Result<()> {
     let mut zookeeper = ZooKeeper::start(1)?;
-    let [one, two] =
-        [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
-    one.until_listed(1, &[&one, &two])?;
+    let [one, two] = pair(&zookeeper)?;
     let list = one.list();
     zookeeper.kill(0)?;
     until("the loss to be noticed", SOON, || one.log().contains("the last known nodes stay"))
@@ -115,13 +117,11 @@ fn no_zookeeper(_: &()) -> Result<()> {
 
 fn expired(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let [one, mut two] =
-        [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
-    one.until_listed(1, &[&one, &two])?;
+    let [one, mut two] = pair(&zookeeper)?;
     two.process().signal(Signal::STOP)?;
     one.until_listed(1, &[&one])?;
     two.process().signal(Signal::CONT)?;
-    one.until_listed(1, &[&one, &two])?;
+    one.until_listed(1, &[&one, &two]).with_context(|| two.log())?;
     ensure!(two.log().matches("published as load-balancer lb-2").count() == 2, "{}", two.log());
     Ok(())
 }
@@ -183,9 +183,7 @@ fn many(_: &()) -> Result<()> {
 
 fn quorum(_: &()) -> Result<()> {
     let mut zookeeper = ZooKeeper::start(3)?;
-    let [one, two] =
-        [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
-    one.until_listed(1, &[&one, &two])?;
+    let [one, two] = pair(&zookeeper)?;
     let list = one.list();
     let leader = zookeeper.leader()?;
     zookeeper.kill(leader)?;
