@@ -4,14 +4,14 @@ mod common;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::digest::credentials;
 use common::sip::{Agent, headers, response, status};
 use common::{DOMAIN, Site, phone, run};
-use lab::RunDir;
 use lab::kamailio::{Config, Kamailio};
-use lab::net;
+use lab::{RunDir, net, wait};
 use serde_json::json;
 
 const LOAD_BALANCER: &str = "kamailio-cfg/load-balancer.cfg";
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             ("an_outbound_node_tells_who_is_unknown_from_who_is_not_registered", outbound_codes),
             ("an_outbound_node_refuses_strangers", outbound_refuses),
             ("without_cassandra_both_answer_503_and_say_when_to_retry", unavailable),
+            ("each_role_sheds_what_is_new_and_nothing_else", sheds),
         ],
     )
 }
@@ -191,7 +192,7 @@ fn outbound_by_q(site: &Site) -> Result<()> {
         let answer = dispatcher.final_response()?;
         ensure!(status(&answer) == Some(expected), "{answers:?}: {answer}");
     }
-    let nothing = phones[1].receive_within(std::time::Duration::from_millis(500))?;
+    let nothing = phones[1].receive_within(Duration::from_millis(500))?;
     ensure!(nothing.is_none(), "the second phone was asked after a 603: {nothing:?}");
     Ok(())
 }
@@ -229,5 +230,44 @@ fn unavailable(site: &Site) -> Result<()> {
         ensure!(status(&answer) == Some(503) && headers(&answer, "Retry-After").len() == 1, "{answer}");
     }
     drop(frozen);
+    Ok(())
+}
+
+/// What is measured under load in tests/overload.rs each role does by itself: here it is told that it is overloaded.
+fn sheds(site: &Site) -> Result<()> {
+    const SOON: Duration = Duration::from_secs(20);
+    for (script, method, set) in [
+        (LOAD_BALANCER, "MESSAGE", 2),
+        (DISPATCHER, "MESSAGE", 1),
+        (REGISTRAR, "REGISTER", 2),
+        (OUTBOUND, "MESSAGE", 2),
+    ] {
+        let inside = net::loopback();
+        let directory = RunDir::new("roles")?;
+        directory.write(LIST, &format!("{set} sip:{inside}:5060\n"))?;
+        let kamailio = Kamailio::start(config(site, script, &directory, "any"))?;
+        // A load balancer sheds what comes from phones.
+        let mut sender =
+            if script == LOAD_BALANCER { Agent::udp(&kamailio)? } else { Agent::udp_from(&kamailio, inside)? };
+        let mut ask = |inside_a_dialog: bool| -> Result<String> {
+            kamailio.rpc("pv.shvSet", json!(["overload_needed", "int", 950]))?;
+            let request = sender.request(method, &format!("sip:{DOMAIN}"), "alice", "bob", &[]);
+            let to = format!("To: <sip:bob@{DOMAIN}>");
+            ensure!(request.contains(&to), "{request}");
+            sender.ask(&if inside_a_dialog { request.replace(&to, &format!("{to};tag=known")) } else { request })
+        };
+        let is_shed =
+            |answer: &str| answer.starts_with("SIP/2.0 503 Overloaded") && headers(answer, "Retry-After").len() == 1;
+        wait::until("something new to be refused", SOON, || ask(false).is_ok_and(|answer| is_shed(&answer)))
+            .with_context(|| format!("{script}\n{}", kamailio.log()))?;
+        for _ in 0..20 {
+            let answer = ask(true).with_context(|| format!("{script}\n{}", kamailio.log()))?;
+            ensure!(!is_shed(&answer), "{script}: {answer}");
+        }
+        ensure!(
+            is_shed(&ask(false)?) || is_shed(&ask(false)?) || is_shed(&ask(false)?),
+            "{script} is not overloaded any more"
+        );
+    }
     Ok(())
 }
