@@ -3,8 +3,7 @@
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +11,7 @@ use common::sip::{Agent, headers, response, status, with_lines};
 use common::{DOMAIN, PASSWORD, Site, enrol, load};
 use lab::cassandra::Cassandra;
 use lab::kamailio;
-use lab::networks::Network;
+use lab::machines::{self, Machine, Segment};
 use lab::process::{self, Managed, Spawn};
 use lab::sipp::{Running, Sipp};
 use lab::topology::{Role, Topology};
@@ -20,7 +19,6 @@ use lab::{RunDir, wait, workspace};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
-const OURS: &str = "IN_A_NETWORK_OF_ITS_OWN";
 /// Hosts of the network: the shared address, the load balancers' own ones, phones, the nodes inside.
 const SHARED: u8 = 10;
 const NODES: [u8; 2] = [11, 12];
@@ -32,84 +30,43 @@ const TCP_PHONES: usize = 10;
 const BEFORE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
-    // The test is the world around the load balancers, so it needs a network of its own; that goes when it ends.
-    if std::env::var_os(OURS).is_none() && !std::env::args().any(|argument| argument == "--list") {
-        return in_a_network().unwrap_or_else(|error| {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
-        });
-    }
-    common::suite(
-        &["alice", "bob", "carol", "dave"],
-        &[
-            ("a_call_outlives_its_load_balancer_and_a_tcp_phone_registers_again", outlives),
-            ("calls_that_come_in_outlive_their_load_balancer", outlive),
-            ("a_load_balancer_that_drains_gives_its_address_up_and_no_call_is_lost", drained),
-        ],
-    )
+    // The test is the world around the load balancers, so it needs a network of its own.
+    let suite = || {
+        common::suite(
+            &["alice", "bob", "carol", "dave"],
+            &[
+                ("a_call_outlives_its_load_balancer_and_a_tcp_phone_registers_again", outlives),
+                ("calls_that_come_in_outlive_their_load_balancer", outlive),
+                ("a_load_balancer_that_drains_gives_its_address_up_and_no_call_is_lost", drained),
+            ],
+        )
+    };
+    machines::alone(|| Cassandra::install().map(drop), suite)
 }
 
-/// This program again, in a network in which nothing can be installed any more.
-fn in_a_network() -> Result<ExitCode> {
-    Cassandra::install()?;
-    let is_possible = Command::new("unshare").args(["--net", "true"]).status().is_ok_and(|status| status.success());
-    ensure!(
-        is_possible,
-        "no network namespace can be made here: this suite needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN)"
-    );
-    let up = "ip link set lo up && exec \"$0\" \"$@\"";
-    let ours = std::env::current_exe()?;
-    let error = Command::new("unshare")
-        .args(["--net", "sh", "-c", up])
-        .arg(ours)
-        .args(std::env::args_os().skip(1))
-        .env(OURS, "1")
-        .exec();
-    Err(error).context("unshare does not start")
-}
-
-/// `ip` with these words.
-fn ip(dir: &RunDir, words: &str) -> Result<String> {
-    process::run(program("ip", dir).args(words.split(' ')), SOON)
-}
-
-/// A network that load balancers are in, and we.
+/// A segment that load balancers are in, and we.
 struct World {
-    number: u8,
+    segment: Segment,
     dir: RunDir,
 }
 
 impl World {
     fn new(number: u8) -> Result<Self> {
-        let world = Self { number, dir: RunDir::new("takeover")? };
-        for words in [format!("link add wan{number} type bridge"), format!("link set wan{number} up")] {
-            ip(&world.dir, &words)?;
-        }
+        let world = Self { segment: Segment::new(number)?, dir: RunDir::new("takeover")? };
         for host in PHONES {
-            world.claim(host)?;
+            world.segment.claim(host)?;
         }
         Ok(world)
     }
 
-    fn host(&self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.number, 0, host)
-    }
-
     /// What phones know.
     fn shared(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.host(SHARED), 5060)
-    }
-
-    /// Has it be one of ours.
-    fn claim(&self, host: u8) -> Result<Ipv4Addr> {
-        let address = self.host(host);
-        ip(&self.dir, &format!("addr add {address}/24 dev wan{}", self.number))?;
-        Ok(address)
+        SocketAddrV4::new(self.segment.host(SHARED), 5060)
     }
 }
 
 /// Two load balancers.
-struct Pair([Machine; 2]);
+struct Pair([Balancer; 2]);
 
 impl Pair {
     /// Starts both, for these nodes, and returns when one has the address.
@@ -121,13 +78,13 @@ impl Pair {
             ("REQUESTS_PER_SOURCE", "10000".to_owned()),
             ("LATENCY_TARGET_MS", "2000".to_owned()),
         ];
-        let pair = Self([Machine::start(world, 0, &settings)?, Machine::start(world, 1, &settings)?]);
+        let pair = Self([Balancer::start(world, 0, &settings)?, Balancer::start(world, 1, &settings)?]);
         wait::until("somebody to take the address", SOON, || pair.holder()).with_context(|| pair.logs())?;
         Ok(pair)
     }
 
     fn holder(&self) -> Option<usize> {
-        self.0.iter().position(Machine::has_the_address)
+        self.0.iter().position(Balancer::has_the_address)
     }
 
     /// Kills all processes of the one that has the address, at once.
@@ -143,7 +100,7 @@ impl Pair {
     }
 
     fn logs(&self) -> String {
-        self.0.each_ref().map(Machine::logs).join("\n----\n")
+        self.0.each_ref().map(Balancer::logs).join("\n----\n")
     }
 }
 
@@ -153,50 +110,38 @@ struct Takeover {
     death: SystemTime,
 }
 
-/// A machine: a network of its own, and what runs there.
-struct Machine {
-    // Before the network that they are in.
+/// A machine with a load balancer.
+struct Balancer {
+    // Before the machine that it is on.
     kamailio: Option<Managed>,
-    _keepalived: Managed,
-    network: Network,
+    machine: Machine,
     shared: Ipv4Addr,
     dir: RunDir,
 }
 
-impl Machine {
+impl Balancer {
     fn start(world: &World, number: usize, settings: &[(&str, String)]) -> Result<Self> {
         let dir = RunDir::new("takeover")?;
-        let network = Network::new(number as u8)?;
-        let (keeper, wan) = (network.keeper(), world.number);
-        ip(&dir, &format!("link add lb{wan}-{number} type veth peer name eth0 netns {keeper}"))?;
-        ip(&dir, &format!("link set lb{wan}-{number} master wan{wan} up"))?;
-        let [own, other] = [number, 1 - number].map(|number| world.host(NODES[number]));
-        network.ip(&format!("link set lo up\naddr add {own}/24 dev eth0\nlink set eth0 up\n"))?;
-        let kamailio = network.inside(|| load_balancer(&dir, world.shared(), own, settings))?;
-        let keepalived = network.inside(|| keepalived(&dir, *world.shared().ip(), own, other))?;
-        Ok(Self { kamailio: Some(kamailio), _keepalived: keepalived, network, shared: *world.shared().ip(), dir })
+        let mut machine = Machine::new(&world.segment, NODES[number])?;
+        let kamailio = machine.inside(|| load_balancer(&dir, world.shared(), machine.own(), settings))?;
+        let shared = *world.shared().ip();
+        machine.share(shared, world.segment.host(NODES[1 - number]), world.shared().port())?;
+        Ok(Self { kamailio: Some(kamailio), machine, shared, dir })
     }
 
     fn has_the_address(&self) -> bool {
-        let shown = self.network.inside(|| ip(&self.dir, "-4 addr show eth0"));
-        shown.is_ok_and(|shown| shown.contains(&format!("inet {}/", self.shared)))
+        self.machine.has(self.shared)
     }
 
     fn logs(&self) -> String {
-        ["kamailio.log", "keepalived.log"]
-            .map(|name| std::fs::read_to_string(self.dir.join(name)).unwrap_or_default())
-            .join("\n")
+        std::fs::read_to_string(self.dir.join("kamailio.log")).unwrap_or_default() + "\n" + &self.machine.log()
     }
-}
-
-/// A program, whose log has its name.
-fn program(name: &str, dir: &RunDir) -> Spawn {
-    Spawn::new(name, name, dir.join(&format!("{name}.log"))).dir(dir.path())
 }
 
 fn load_balancer(dir: &RunDir, shared: SocketAddrV4, own: Ipv4Addr, settings: &[(&str, String)]) -> Result<Managed> {
     let path = dir.path().display().to_string();
-    let mut command = program("kamailio", dir)
+    let mut command = Spawn::new("Kamailio", "kamailio", dir.join("kamailio.log"))
+        .dir(dir.path())
         .args(["-DD", "-E", "-n", "2", "-m", "64", "-M", "8", "-Y", &path, "-w", &path, "-f"])
         .arg(workspace().root().join("kamailio-cfg/load-balancer.cfg"))
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -207,25 +152,6 @@ fn load_balancer(dir: &RunDir, shared: SocketAddrV4, own: Ipv4Addr, settings: &[
         command = command.env(name, value);
     }
     command.start().context("Debian's kamailio is needed: run `make deps`")
-}
-
-/// keepalived by the configuration that we ship, with this machine's settings.
-fn keepalived(dir: &RunDir, shared: Ipv4Addr, own: Ipv4Addr, other: Ipv4Addr) -> Result<Managed> {
-    let shipped = workspace().root().join("deploy/keepalived");
-    std::fs::copy(shipped.join("keepalived.conf"), dir.join("keepalived.conf"))?;
-    let settings = std::fs::read_to_string(shipped.join("settings.conf"))?
-        .replace("192.0.2.11", &own.to_string())
-        .replace("192.0.2.12", &other.to_string())
-        .replace("192.0.2.10", &shared.to_string());
-    dir.write("settings.conf", &settings)?;
-    let file = |name: &str| dir.join(name).display().to_string();
-    program("keepalived", dir)
-        .args(["-n", "-l", "-D", "-P", "-f", &file("keepalived.conf")])
-        .args(["-p", &file("keepalived.pid"), "-r", &file("vrrp.pid")])
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .on_our_death(process::OnOurDeath::Terminate)
-        .start()
-        .context("Debian's keepalived is needed: run `make deps-all`")
 }
 
 /// The one dispatcher, which answers whoever asks whether it lives.
@@ -309,7 +235,7 @@ fn register(phone: &mut Agent, dispatcher: &Dispatcher) -> Result<String> {
 
 fn outlives(_: &Site) -> Result<()> {
     let world = World::new(77)?;
-    let [phone_address, inside, _] = PHONES.map(|host| world.host(host));
+    let [phone_address, inside, _] = PHONES.map(|host| world.segment.host(host));
     let dispatcher = Dispatcher { socket: UdpSocket::bind((inside, 5060))?, load_balancer: world.shared() };
     let mut pair = Pair::start(&world, &format!("2 sip:{inside}:5060 0 0 weight=100\n"))?;
     // The call.
@@ -368,7 +294,7 @@ impl Scene {
         let mut plan = site.roles(2);
         plan.nodes.retain(|(role, _)| *role != Role::LoadBalancer);
         for ((_, config), host) in plan.nodes.iter_mut().zip(INSIDE..) {
-            config.address = world.claim(host)?;
+            config.address = world.segment.claim(host)?;
         }
         plan.lines = format!("{} sip:{} 0 0 weight=100\n", Role::LoadBalancer.set(), world.shared());
         Ok(Self { pair: Pair::start(&world, &plan.list())?, topology: Topology::start(plan)?, world })
@@ -377,14 +303,14 @@ impl Scene {
     /// A phone of `user` with this scenario.
     fn phone(&self, scenario: &str, user: &str, host: u8) -> Sipp {
         let phone = Sipp::new(scenario).target(self.world.shared()).auth_uri(DOMAIN).users([(user, DOMAIN, PASSWORD)]);
-        phone.local(self.world.host(host)).local_port(5062)
+        phone.local(self.world.segment.host(host)).local_port(5062)
     }
 
     /// Registers a callee, who answers, and begins to call it, as a load. The second one is the callee.
     fn load(&self, callee: &str) -> Result<[Running; 2]> {
         let [callers, callees, _] = PHONES;
         self.phone("register.xml", callee, callees).run_successfully()?;
-        let answering = Sipp::new("uas_answer.xml").local(self.world.host(callees)).local_port(5062);
+        let answering = Sipp::new("uas_answer.xml").local(self.world.segment.host(callees)).local_port(5062);
         let answering = answering.endless().ignore_unexpected().spawn()?;
         let caller = self.phone("uac_invite_auth.xml", "alice", callers).key("callee", format!("{callee}@{DOMAIN}"));
         Ok([load::of(caller).spawn()?, answering])

@@ -475,7 +475,8 @@ fn check_socket_path(path: &Path) -> Result<()> {
 
 /// Asks OPTIONS over UDP and waits a moment for any answer.
 pub(crate) fn ask_over_udp(to: SocketAddrV4) -> Result<String> {
-    let socket = UdpSocket::bind((*to.ip(), 0))?;
+    // From its own address, unless it is in another network.
+    let socket = UdpSocket::bind((*to.ip(), 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
     socket.set_read_timeout(Some(OPTIONS_LIMIT))?;
     socket.connect(to)?;
     socket.send(options(to, socket.local_addr()?, "UDP").as_bytes())?;

@@ -12,10 +12,12 @@
 //! ```
 
 pub mod baresip;
+pub mod carna;
 pub mod cassandra;
 pub mod cluster;
 pub mod cpu;
 pub mod kamailio;
+pub mod machines;
 pub mod mariadb;
 pub mod media;
 pub mod net;

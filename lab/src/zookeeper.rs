@@ -36,11 +36,16 @@ struct Server {
 impl ZooKeeper {
     /// Starts so many servers, and returns when they serve.
     pub fn start(count: usize) -> Result<Self> {
+        Self::start_at(&(0..count).map(|_| net::loopback()).collect::<Vec<_>>())
+    }
+
+    /// The same, a server at each of these addresses.
+    pub fn start_at(addresses: &[Ipv4Addr]) -> Result<Self> {
         ensure!(std::path::Path::new(JAR).exists(), "Debian's zookeeper is needed: run `make deps-all`");
-        let addresses: Vec<Ipv4Addr> = (0..count).map(|_| net::loopback()).collect();
+        let count = addresses.len();
         let servers = addresses.iter().enumerate().map(|(index, address)| {
             let server = Server { number: index + 1, address: *address, process: None, dir: RunDir::new("zookeeper")? };
-            server.configure(&addresses)?;
+            server.configure(addresses)?;
             Ok(server)
         });
         let mut ensemble = Self { servers: servers.collect::<Result<_>>()? };

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Node, Registry};
+use common::{Registry, load_balancer};
 use fleet::{Announcement, Role, State, Transport};
+use lab::carna::Node;
 use lab::process::Signal;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -38,15 +39,14 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Two load balancers, of which the first has found the second.
 fn pair(zookeeper: &ZooKeeper) -> Result<[Node; 2]> {
-    let [one, two] =
-        [Node::load_balancer(zookeeper, "lb-1")?.start()?, Node::load_balancer(zookeeper, "lb-2")?.start()?];
+    let [one, two] = [load_balancer(zookeeper, "lb-1")?.start()?, load_balancer(zookeeper, "lb-2")?.start()?];
     one.until_listed(1, &[&one, &two])?;
     Ok([one, two])
 }
 
 fn found(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let nodes = [Node::load_balancer(&zookeeper, "lb-1")?.start()?, Node::load_balancer(&zookeeper, "lb-2")?.start()?];
+    let nodes = [load_balancer(&zookeeper, "lb-1")?.start()?, load_balancer(&zookeeper, "lb-2")?.start()?];
     for node in &nodes {
         node.until_listed(1, &[&nodes[0], &nodes[1]])?;
         node.until_loaded(2)?;
@@ -71,7 +71,7 @@ fn died(_: &()) -> Result<()> {
 
 fn no_start(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let mut node = Node::load_balancer(&zookeeper, "lb-1")?.env("TLS_ADDR", "127.0.0.1:5061").attempts(2).launch()?;
+    let mut node = load_balancer(&zookeeper, "lb-1")?.env("TLS_ADDR", "127.0.0.1:5061").attempts(2).launch()?;
     let code = node.process().wait_for_exit(SOON)?;
     let log = node.log();
     ensure!(
@@ -128,9 +128,9 @@ fn expired(_: &()) -> Result<()> {
 
 fn same_name(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let one = Node::load_balancer(&zookeeper, "lb-1")?.start()?;
+    let one = load_balancer(&zookeeper, "lb-1")?.start()?;
     one.until_listed(1, &[&one])?;
-    let two = Node::load_balancer(&zookeeper, "lb-1")?.start()?;
+    let two = load_balancer(&zookeeper, "lb-1")?.start()?;
     until("the second to notice", SOON, || two.log().contains("another node is load-balancer lb-1"))
         .with_context(|| two.log())?;
     two.until_listed(1, &[&one])?;
@@ -145,7 +145,7 @@ fn same_name(_: &()) -> Result<()> {
 
 fn garbage(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let one = Node::load_balancer(&zookeeper, "lb-1")?.start()?;
+    let one = load_balancer(&zookeeper, "lb-1")?.start()?;
     let registry = Registry::of(&zookeeper)?;
     registry.until(Role::LoadBalancer, &["lb-1"]).with_context(|| one.log())?;
     registry.put("/carna/load-balancer/lb-2", b"\xff\xfe not JSON")?;
@@ -169,7 +169,7 @@ fn garbage(_: &()) -> Result<()> {
 fn many(_: &()) -> Result<()> {
     const NODES: u16 = 500;
     let zookeeper = ZooKeeper::start(1)?;
-    let one = Node::load_balancer(&zookeeper, "lb-1")?.start()?;
+    let one = load_balancer(&zookeeper, "lb-1")?.start()?;
     let registry = Registry::of(&zookeeper)?;
     registry.until(Role::LoadBalancer, &["lb-1"]).with_context(|| one.log())?;
     for number in 0..NODES {
@@ -210,15 +210,15 @@ fn quorum(_: &()) -> Result<()> {
 
 fn database(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let one = Node::load_balancer(&zookeeper, "lb-1")?.with_database().start()?;
-    let two = Node::load_balancer(&zookeeper, "lb-2")?.start()?;
+    let one = load_balancer(&zookeeper, "lb-1")?.with_database().start()?;
+    let two = load_balancer(&zookeeper, "lb-2")?.start()?;
     two.until_listed(1, &[&one, &two])?;
     one.until_loaded(2)
 }
 
 fn told(_: &()) -> Result<()> {
     let mut zookeeper = ZooKeeper::start(1)?;
-    let mut one = Node::load_balancer(&zookeeper, "lb-1")?.start()?;
+    let mut one = load_balancer(&zookeeper, "lb-1")?.start()?;
     let answers = |node: &Node, path: &str, code: u16| node.get(path).is_ok_and(|(answered, _)| answered == code);
     until("the node to be ready", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
     ensure!(answers(&one, "/live", 200) && answers(&one, "/nothing", 404));
