@@ -103,7 +103,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
 async fn look(config: Config, rpc: Arc<Rpc>, looks: mpsc::Sender<Look>) {
     loop {
         sleep(config.health.interval).await;
-        let look = health::look(config.node.role, &config.node.sip, &rpc).await;
+        let look = health::look(config.node.role, config.asked_at(), &rpc).await;
         if looks.send(look).await.is_err() {
             return;
         }

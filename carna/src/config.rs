@@ -134,11 +134,13 @@ pub struct Health {
     /// So many bad ones in a row end that.
     #[serde(default = "default_falls")]
     pub falls: u32,
+    /// Where the node is asked by OPTIONS over UDP, when not at its address of `node.sip`: that may be another's at times.
+    pub address: Option<SocketAddr>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { interval: default_interval(), rises: default_rises(), falls: default_falls() }
+        Self { address: None, interval: default_interval(), rises: default_rises(), falls: default_falls() }
     }
 }
 
@@ -175,7 +177,10 @@ impl Default for Http {
     }
 }
 
-const RELOAD_DELTA: Duration = Duration::from_secs(5);
+/// As in `kamailio-cfg/include/inside.cfg`.
+const RELOAD_DELTA: Duration = Duration::from_secs(2);
+/// How long a change takes to all nodes, besides the pause between two reloads.
+const NEWS: Duration = Duration::from_secs(1);
 
 fn default_state_dir() -> PathBuf {
     "/var/lib/carna".into()
@@ -283,9 +288,19 @@ impl Config {
         }
     }
 
+    /// Where the node is asked by OPTIONS over UDP, if it is.
+    pub fn asked_at(&self) -> Option<SocketAddr> {
+        self.health.address.or_else(|| self.node.sip.get(&Transport::Udp).copied())
+    }
+
     /// So often Kamailio reads its sets again at most.
     pub fn reload_delta(&self) -> Duration {
         self.dispatcher.reload_delta.unwrap_or(RELOAD_DELTA)
+    }
+
+    /// So long after its announcement all Kamailios know a node.
+    pub fn settle(&self) -> Duration {
+        self.reload_delta() + NEWS
     }
 
     /// The way to Kamailio's RPC commands.
@@ -370,7 +385,7 @@ mod tests {
         let config = read(FILE, &[]).expect("right");
         assert_eq!((config.node.role, config.node.weight), (Role::Registrar, 100));
         assert_eq!((config.zookeeper.root.as_str(), config.drain.limit.as_secs()), ("/carna", 900));
-        assert_eq!(config.reload_delta(), Duration::from_secs(5));
+        assert_eq!((config.reload_delta().as_secs(), config.settle().as_secs()), (2, 3));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::time::timeout;
@@ -66,11 +66,11 @@ impl Drop for Bound {
     }
 }
 
-/// Asks by OPTIONS over UDP whether somebody is there and takes requests.
+/// Asks by OPTIONS over UDP whether somebody is there, and gives the first line of the answer.
 ///
 /// # Errors
-/// Nobody answers in a second, or the answer is not a 2xx: then the error names it.
-pub async fn options(address: SocketAddr) -> Result<()> {
+/// Nobody answers in a second.
+pub async fn options(address: SocketAddr) -> Result<String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let any: SocketAddr =
         if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
@@ -88,7 +88,5 @@ pub async fn options(address: SocketAddr) -> Result<()> {
         socket.recv(&mut answer).await
     };
     let length = timeout(OPTIONS_LIMIT, exchange).await.context("no answer to OPTIONS")??;
-    let first_line = String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned();
-    ensure!(first_line.starts_with("SIP/2.0 2"), "OPTIONS was answered with {first_line}");
-    Ok(())
+    Ok(String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned())
 }

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::config::Config;
 use crate::kamailio::Rpc;
-use crate::members::Members;
+use crate::members::{Member, Members};
 use crate::registry::Seen;
 use crate::routes::{self, Place};
 use crate::sets::{self, Line};
@@ -47,7 +47,7 @@ impl Router {
             further: further(config)?,
             rpc,
             reload_delta: config.reload_delta(),
-            members: Members::new(&own.dc, config.zookeeper.hold, kept.nodes()),
+            members: Members::new(&own.dc, config.zookeeper.hold, config.settle(), kept.nodes()),
             kept,
             own,
             reload_at: Instant::now(),
@@ -74,7 +74,7 @@ impl Router {
         let (mut seen, mut starts) = (seen, starts);
         let mut compare_at = Instant::now();
         loop {
-            let changes = self.members.next_change().map(Instant::from_std);
+            let changes = self.members.next_change(Moment::now()).map(Instant::from_std);
             let next = changes.map_or(compare_at, |at| at.min(compare_at));
             tokio::select! {
                 changed = seen.changed() => {
@@ -103,18 +103,19 @@ impl Router {
     fn observe(&mut self, seen: &Seen) {
         let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return };
         self.members.observe(nodes.clone(), Moment::now());
-        if let Err(error) = self.kept.keep_nodes(&self.members.at(Moment::now())) {
+        let nodes: Vec<_> = self.members.at(Moment::now()).into_iter().map(|member| member.node).collect();
+        if let Err(error) = self.kept.keep_nodes(&nodes) {
             tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
         }
     }
 
     /// Who is routed to; this node itself when it knows no other, so that there is somebody.
     fn lines(&mut self) -> Vec<Line> {
-        let mut nodes = self.members.at(Moment::now());
-        if nodes.is_empty() {
-            nodes.push(self.own.clone());
+        let mut members = self.members.at(Moment::now());
+        if members.is_empty() {
+            members.push(Member { node: self.own.clone(), takes_new: true });
         }
-        let mut lines = sets::lines(&nodes, &self.own.dc);
+        let mut lines = sets::lines(&members, &self.own.dc);
         lines.extend_from_slice(&self.further);
         lines
     }

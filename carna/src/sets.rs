@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use fleet::{Announcement, ELSEWHERE, Role, State};
+use fleet::{ELSEWHERE, Role, State};
+
+use crate::members::Member;
 
 /// Dispatchers that take nothing new, a second time: what is inside their dialogs reaches them.
 const DRAINING_DISPATCHERS: u32 = 202;
@@ -67,28 +69,29 @@ impl Line {
 /// The lines for a node of the data centre `dc` that these are the members for, sorted.
 ///
 /// Nodes of the same data centre are in the set of their role, those of all others in that and 100. The weights of a set are a
-/// hundred together: each node has its share, and at least one, while there are so many. One that drains has the flag 4. Of several
-/// nodes at one address, which moves between them, one stands for all.
-pub fn lines(members: &[Announcement], dc: &str) -> Vec<Line> {
+/// hundred together: each node has its share, and at least one, while there are so many. One that takes nothing new has the flag 4. Of
+/// several nodes at one address, which moves between them, one stands for all.
+pub fn lines(members: &[Member], dc: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     for role in Role::ALL {
         for is_here in [true, false] {
-            let mut nodes: Vec<_> =
-                members.iter().filter(|node| node.role == role && (node.dc == dc) == is_here).collect();
-            nodes.sort_by(|one, other| (&one.dc, &one.name).cmp(&(&other.dc, &other.name)));
-            let shared = |node: &Announcement| {
-                let is_better =
-                    |other: &&&Announcement| (other.state, &other.dc, &other.name) < (node.state, &node.dc, &node.name);
-                nodes.iter().filter(is_better).any(|other| other.uri() == node.uri())
+            let mut of_set: Vec<_> =
+                members.iter().filter(|member| member.node.role == role && (member.node.dc == dc) == is_here).collect();
+            of_set.sort_by_key(|member| (&member.node.dc, &member.node.name));
+            let rank = |member: &Member| (!member.takes_new, member.node.dc.clone(), member.node.name.clone());
+            let is_shared = |member: &Member| {
+                let is_better = |other: &&&Member| rank(other) < rank(member);
+                of_set.iter().filter(is_better).any(|other| other.node.uri() == member.node.uri())
             };
-            let nodes: Vec<_> = nodes.iter().filter(|node| !shared(node)).collect();
+            let of_set: Vec<_> = of_set.iter().filter(|member| !is_shared(member)).collect();
             let set = role.set() + if is_here { 0 } else { ELSEWHERE };
-            let places = places(&nodes.iter().map(|node| share(node)).collect::<Vec<_>>());
-            lines.extend(nodes.iter().zip(places).filter_map(|(node, places)| line(set, node, places)));
+            let places = places(&of_set.iter().map(|member| share(member)).collect::<Vec<_>>());
+            lines.extend(of_set.iter().zip(places).filter_map(|(member, places)| line(set, member, places)));
         }
     }
-    let is_draining = |node: &&Announcement| node.role == Role::Dispatcher && node.state == State::Draining;
-    let mut draining: Vec<_> = members.iter().filter(is_draining).collect();
+    let nodes = members.iter().map(|member| &member.node);
+    let mut draining: Vec<_> =
+        nodes.filter(|node| node.role == Role::Dispatcher && node.state == State::Draining).collect();
     draining.sort_by(|one, other| one.name.cmp(&other.name));
     lines.extend(draining.into_iter().filter_map(|node| {
         Some(Line {
@@ -102,20 +105,19 @@ pub fn lines(members: &[Announcement], dc: &str) -> Vec<Line> {
     lines
 }
 
-fn line(set: u32, node: &Announcement, places: usize) -> Option<Line> {
-    let flags = if node.state == State::Draining { DISABLED } else { 0 };
+fn line(set: u32, member: &Member, places: usize) -> Option<Line> {
     Some(Line {
         set,
-        destination: node.uri()?,
-        flags,
+        destination: member.node.uri()?,
+        flags: if member.takes_new { 0 } else { DISABLED },
         priority: 0,
-        attrs: format!("weight={places};node={}", node.name),
+        attrs: format!("weight={places};node={}", member.node.name),
     })
 }
 
 /// What part of the work is a node's, in comparison to others.
-fn share(node: &Announcement) -> u32 {
-    if node.state == State::Draining { 0 } else { node.weight }
+fn share(member: &Member) -> u32 {
+    if member.takes_new { member.node.weight } else { 0 }
 }
 
 /// How many of the hundred places each has. The last one always has one: without it the module takes the set for one without weights.
@@ -144,10 +146,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use fleet::Announcement;
     use fleet::node::testing::node;
 
-    fn rendered(members: &[Announcement]) -> Vec<String> {
-        lines(members, "dc1").iter().map(Line::to_string).collect()
+    fn rendered(nodes: &[Announcement]) -> Vec<String> {
+        let member = |node: &Announcement| Member { node: node.clone(), takes_new: node.state == State::Up };
+        lines(&nodes.iter().map(member).collect::<Vec<_>>(), "dc1").iter().map(Line::to_string).collect()
     }
 
     #[test]
