@@ -63,9 +63,9 @@ deps: ## install what is missing from Debian, or say what to install
 deps-all:
 	@scripts/deps --all
 
-build: ## the module and sipctl, optimised, in target/release/, and the lab
+build: ## the module, sipctl and Carna, optimised, in target/release/, and the lab
 	vendor/fetch-headers
-	cargo build --release --package cassandra --package sipctl
+	cargo build --release --package cassandra --package sipctl --package carna
 	cargo build --package lab
 
 clean: down ## remove all that was built and downloaded

@@ -30,6 +30,8 @@ pub struct Call {
     pub ended: bool,
     /// The other side has.
     pub was_ended: bool,
+    /// The first line of the last message, for whoever wonders why.
+    pub last: String,
 }
 
 impl Call {
@@ -41,15 +43,21 @@ impl Call {
 
 /// The load of a caller: 500 calls, 50 a second, of three seconds each.
 pub fn of(caller: Sipp) -> Sipp {
-    let caller = caller.calls(CALLS).rate(RATE).pause(TALK).ignore_unexpected().trace_messages(true);
-    caller.arg("-recv_timeout").arg(NO_ANSWER.as_millis().to_string()).timeout(Duration::from_secs(60))
+    endless(caller).calls(CALLS).timeout(Duration::from_secs(60))
+}
+
+/// The same, until it is told to finish.
+pub fn endless(caller: Sipp) -> Sipp {
+    let caller = caller.endless().rate(RATE).pause(TALK).ignore_unexpected().trace_messages(true);
+    caller.arg("-recv_timeout").arg(NO_ANSWER.as_millis().to_string())
 }
 
 /// Makes sure that of this load only calls are lost that were being set up when a node died, that all others were answered and ended
 /// by their BYE, and that the records of the one who was called say so.
 pub fn check(site: &Site, callee: &str, report: &Report, deaths: &[SystemTime]) -> Result<()> {
     let seen = calls_of(report)?;
-    ensure!(seen.len() as u64 == CALLS, "{} calls were begun", seen.len());
+    let begun = seen.len() as u64;
+    ensure!(begun == report.created && report.expected.is_none_or(|calls| calls == begun), "{begun} calls were begun");
     let being_set_up = |call: &Call| deaths.iter().any(|death| call.was_being_set_up(*death));
     let lost: Vec<&Call> = seen.values().filter(|call| !call.answered).collect();
     let unexplained: Vec<&&Call> = lost.iter().filter(|call| !being_set_up(call)).collect();
@@ -72,9 +80,10 @@ pub fn calls_of(report: &Report) -> Result<BTreeMap<String, Call>> {
     let mut seen = BTreeMap::new();
     for (time, message) in report.timed_messages()? {
         let header = |name: &str| headers(message, name).first().copied().unwrap_or_default();
-        let new = || Call { begun: time, answered: false, ended: false, was_ended: false };
+        let new = || Call { begun: time, answered: false, ended: false, was_ended: false, last: String::new() };
         let call = seen.entry(header("Call-ID").to_owned()).or_insert_with(new);
         let (first_line, cseq) = (message.lines().next().unwrap_or_default(), header("CSeq"));
+        call.last = format!("{first_line} ({cseq})");
         match (first_line, cseq.split(' ').nth(1)) {
             (line, Some("INVITE")) if line.starts_with("SIP/2.0 200 ") => call.answered = true,
             (line, Some("BYE")) if line.starts_with("SIP/2.0 200 ") => call.ended = !call.was_ended,

@@ -1,0 +1,182 @@
+//! Every node of every role is restarted, one after the other, while calls and registrations come in.
+
+mod common;
+
+use std::net::SocketAddrV4;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::{DOMAIN, PASSWORD, Site, load, settings};
+use lab::carna::{Node, Plan};
+use lab::cassandra::Cassandra;
+use lab::machines::{self, Machine, Segment};
+use lab::process::Signal;
+use lab::sipp::{Running, Sipp};
+use lab::topology::Role;
+use lab::wait::until;
+use lab::zookeeper::ZooKeeper;
+
+/// Two nodes of each; the load balancers last, who share an address.
+const WORKERS: [Role; 3] = [Role::Dispatcher, Role::Registrar, Role::Outbound];
+/// Destinations that take something new when all nodes are up: two of each worker's role, and the address of the load balancers.
+const DESTINATIONS: usize = 7;
+const PORT: u16 = 5060;
+/// Hosts of the network: ZooKeeper, the shared address, the load balancers' own ones, the workers, phones.
+const ZOOKEEPER: u8 = 2;
+const SHARED: u8 = 10;
+const BALANCERS: [u8; 2] = [11, 12];
+const WORKER: u8 = 20;
+const PHONES: [u8; 3] = [101, 102, 103];
+
+const SOON: Duration = Duration::from_secs(40);
+/// What others hear of, calls of three seconds, what is sent again.
+const DRAINED: Duration = Duration::from_secs(90);
+const WHOLE_LOAD: Duration = Duration::from_secs(600);
+
+const REGISTRATIONS_PER_SECOND: f64 = 10.0;
+const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
+
+fn main() -> ExitCode {
+    let users = [&["alice", "bob"][..], &REGISTERED].concat();
+    let tests = [("every_node_is_restarted_under_load_and_nothing_is_lost", restarted as common::Test)];
+    machines::alone(|| Cassandra::install().map(drop), || common::suite(&users, &tests))
+}
+
+/// A node, and its machine when that is not this one.
+struct Member {
+    // Before the machine that it is on.
+    node: Option<Node>,
+    machine: Option<Machine>,
+}
+
+impl Member {
+    fn worker(plan: Plan) -> Result<Self> {
+        Ok(Self { node: Some(plan.launch()?), machine: None })
+    }
+
+    fn balancer(plan: Plan, segment: &Segment, number: usize) -> Result<Self> {
+        let mut machine = Machine::new(segment, BALANCERS[number])?;
+        let plan = plan.own(SocketAddrV4::new(machine.own(), PORT));
+        let node = machine.inside(|| plan.launch())?;
+        machine.share(segment.host(SHARED), segment.host(BALANCERS[1 - number]), PORT)?;
+        Ok(Self { node: Some(node), machine: Some(machine) })
+    }
+
+    fn node(&self) -> Result<&Node> {
+        self.node.as_ref().context("a node that is being restarted")
+    }
+
+    /// Tells its Carna to end, as whoever runs it does, and starts it again when it has.
+    fn restart(&mut self) -> Result<()> {
+        let mut node = self.node.take().context("a node that is being restarted")?;
+        node.process().signal(Signal::TERM)?;
+        let code = node.process().wait_for_exit(DRAINED)?;
+        let log = node.log();
+        ensure!(code == 0 && log.contains("drained: nothing goes on any more"), "{code}: {log}");
+        self.node = Some(match &self.machine {
+            Some(machine) => machine.inside(|| node.again())?,
+            None => node.again()?,
+        });
+        Ok(())
+    }
+
+    /// Whether it takes part, knows all the others, and may take an address.
+    fn is_up(&self) -> bool {
+        let is_ready = self.node().is_ok_and(|node| {
+            node.get("/ready").is_ok_and(|(code, _)| code == 200) && node.until_loaded(DESTINATIONS).is_ok()
+        });
+        let may_take = |machine: &Machine| {
+            let log = machine.log();
+            log.rfind("Entering FAULT STATE").is_none_or(|fault| log[fault..].contains("Entering BACKUP STATE"))
+        };
+        is_ready && self.machine.as_ref().is_none_or(may_take)
+    }
+
+    fn log(&self) -> String {
+        let of_node = self.node.as_ref().map(Node::log).unwrap_or_default();
+        of_node + &self.machine.as_ref().map(Machine::log).unwrap_or_default()
+    }
+}
+
+/// All nodes, and phones.
+struct Scene {
+    members: Vec<Member>,
+    segment: Segment,
+    _zookeeper: ZooKeeper,
+}
+
+impl Scene {
+    fn start(site: &Site) -> Result<Self> {
+        let segment = Segment::new(80)?;
+        PHONES.iter().try_for_each(|host| segment.claim(*host).map(drop))?;
+        let zookeeper = ZooKeeper::start_at(&[segment.claim(ZOOKEEPER)?])?;
+        let plan = |role: Role, number: usize| {
+            let mut plan = Plan::new(role, &zookeeper, &format!("{role}-{number}"))?;
+            for (name, value) in settings(site.contact_point(), "dc1") {
+                plan = plan.env(&name, &value);
+            }
+            anyhow::Ok(plan.env("REQUESTS_PER_SOURCE", "10000"))
+        };
+        let workers = WORKERS.into_iter().flat_map(|role| [(role, 1), (role, 2)]);
+        let mut members = Vec::new();
+        for ((role, number), host) in workers.zip(WORKER..) {
+            let address = SocketAddrV4::new(segment.claim(host)?, PORT);
+            members.push(Member::worker(plan(role, number)?.at(address))?);
+        }
+        for number in [0, 1] {
+            let balancer = plan(Role::LoadBalancer, number + 1)?.at(SocketAddrV4::new(segment.host(SHARED), PORT));
+            members.push(Member::balancer(balancer, &segment, number)?);
+        }
+        let scene = Self { members, segment, _zookeeper: zookeeper };
+        let has_the_address =
+            |member: &Member| member.machine.as_ref().is_some_and(|machine| machine.has(scene.segment.host(SHARED)));
+        until("somebody to have the address", SOON, || scene.members.iter().any(has_the_address))
+            .with_context(|| scene.logs())?;
+        scene.until_all_are_up()?;
+        Ok(scene)
+    }
+
+    fn until_all_are_up(&self) -> Result<()> {
+        until("all nodes to be up", SOON, || self.members.iter().all(Member::is_up)).with_context(|| self.logs())
+    }
+
+    /// A phone of one of `users` each time with this scenario.
+    fn phone(&self, scenario: &str, users: &[&str], host: u8) -> Sipp {
+        let phone = Sipp::new(scenario).target(SocketAddrV4::new(self.segment.host(SHARED), PORT)).auth_uri(DOMAIN);
+        let phone = phone.users(users.iter().map(|user| (*user, DOMAIN, PASSWORD)));
+        phone.local(self.segment.host(host)).local_port(5062).timeout(WHOLE_LOAD)
+    }
+
+    /// Calls to somebody who is registered and answers; phones that register again and again; and the answers.
+    fn load(&self) -> Result<[Running; 3]> {
+        let [callers, callees, registering] = PHONES;
+        self.phone("register.xml", &["bob"], callees).run_successfully()?;
+        let answering = Sipp::new("uas_answer.xml").local(self.segment.host(callees)).local_port(5062);
+        let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
+        let calling = self.phone("uac_invite_auth.xml", &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
+        let registering = self.phone("register.xml", &REGISTERED, registering).endless().rate(REGISTRATIONS_PER_SECOND);
+        Ok([load::endless(calling).spawn()?, registering.spawn()?, answering])
+    }
+
+    fn logs(&self) -> String {
+        self.members.iter().map(Member::log).collect::<Vec<_>>().join("\n----\n")
+    }
+}
+
+fn restarted(site: &Site) -> Result<()> {
+    let mut scene = Scene::start(site)?;
+    let [calling, registering, _answering] = scene.load().with_context(|| scene.logs())?;
+    for index in 0..scene.members.len() {
+        scene.members[index].restart()?;
+        scene.until_all_are_up()?;
+    }
+    let registering = registering.finish()?;
+    registering.check().with_context(|| scene.logs())?;
+    load::check(site, "bob", &calling.finish()?, &[]).with_context(|| scene.logs())?;
+    println!("{} registrations were refreshed", registering.successful);
+    for user in REGISTERED {
+        ensure!(site.contacts(user)?.len() == 1, "{user} has {:?}", site.contacts(user));
+    }
+    Ok(())
+}
