@@ -11,27 +11,45 @@ use fleet::Role;
 use rustix::process::{Pid, Signal as Raw, kill_process_group};
 use serde_json::{Value, json};
 
+use crate::kamailio::RPC_SOCKET;
 use crate::process::{Managed, OnOurDeath, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
-use crate::{RunDir, cpu, kamailio, net, workspace};
+use crate::{RunDir, cpu, kamailio, workspace};
 
 const SOON: Duration = Duration::from_secs(40);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const HTTP_PORT: u16 = 9180;
+const LIST: &str = "dispatcher.list";
 /// A node to be.
 #[derive(Debug)]
 pub struct Plan {
     role: Role,
     name: String,
-    address: SocketAddrV4,
+    kamailio: kamailio::Config,
     own_address: Option<SocketAddrV4>,
     servers: String,
-    env: Vec<(String, String)>,
     attempts: u32,
+    drain: Drain,
     is_in_database: bool,
     program: PathBuf,
     dir: RunDir,
+}
+
+/// How a node leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// So long the others have to hear of it.
+    pub notice: Duration,
+    /// So long what goes on has to end.
+    pub limit: Duration,
+}
+
+impl Default for Drain {
+    /// For tests with short calls.
+    fn default() -> Self {
+        Self { notice: Duration::from_secs(5), limit: Duration::from_secs(60) }
+    }
 }
 
 /// A node. Dropping it kills it.
@@ -45,17 +63,32 @@ pub struct Node {
 impl Plan {
     /// A node of a role by this name, on a fresh address, in the data centre `dc1`, with the release build of Carna.
     pub fn new(role: Role, zookeeper: &ZooKeeper, name: &str) -> Result<Self> {
+        let script = workspace().root().join(format!("kamailio-cfg/{role}.cfg"));
+        let mut config = kamailio::Config::new(script);
+        config.workers = 2;
+        for secret in ["NONCE_SECRET", "FLOW_TOKEN_SECRET"] {
+            config = config.env(secret, "the same on all");
+        }
+        Self::of(role, zookeeper, config.env("NODE_NAME", name), name)
+    }
+
+    /// A node of a role by this name, with this Kamailio.
+    pub fn of(role: Role, zookeeper: &ZooKeeper, kamailio: kamailio::Config, name: &str) -> Result<Self> {
+        let dir = match &kamailio.dir {
+            Some(path) => RunDir::at(path)?,
+            None => RunDir::new("carna")?,
+        };
         Ok(Self {
             role,
             name: name.to_owned(),
-            address: SocketAddrV4::new(net::loopback(), 5060),
+            kamailio,
             own_address: None,
             servers: zookeeper.servers(),
-            env: Vec::new(),
             attempts: 5,
+            drain: Drain::default(),
             is_in_database: false,
             program: workspace().target().join("release/carna"),
-            dir: RunDir::new("carna")?,
+            dir,
         })
     }
 
@@ -67,7 +100,7 @@ impl Plan {
 
     /// Reached at this address.
     pub fn at(mut self, address: SocketAddrV4) -> Self {
-        self.address = address;
+        (self.kamailio.address, self.kamailio.port) = (*address.ip(), address.port());
         self
     }
 
@@ -79,7 +112,13 @@ impl Plan {
 
     /// With a setting of its configuration more.
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
+        self.kamailio.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaving so.
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
         self
     }
 
@@ -107,9 +146,14 @@ impl Plan {
         Ok(Node { process: self.spawn()?, plan: self })
     }
 
+    /// Where it is reached.
+    fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.kamailio.address, self.kamailio.port)
+    }
+
     /// Where it is itself.
     fn here(&self) -> SocketAddrV4 {
-        self.own_address.unwrap_or(self.address)
+        self.own_address.unwrap_or(self.address())
     }
 
     fn spawn(&self) -> Result<Managed> {
@@ -118,54 +162,50 @@ impl Plan {
         let (place, setting) = if self.is_in_database {
             (format!("database = '{database}'"), ("DISPATCHER_DATABASE", format!("sqlite:///{database}")))
         } else {
-            let list = format!("{dir}/dispatcher.list");
+            let list = self.dir.join(LIST).display().to_string();
             (format!("list = '{list}'"), ("DISPATCHER_LIST", list))
         };
-        let file = self.dir.write("carna.toml", &self.config(&place)?)?;
+        let file = self.dir.write("carna.toml", &self.config(&dir, &place)?)?;
+        let end = if self.kamailio.outlive_us { OnOurDeath::Outlive } else { OnOurDeath::Terminate };
         let mut command = Spawn::new(format!("Carna {}", self.name), &self.program, self.dir.join("carna.log"))
             .args(["run", "--config"])
             .arg(file)
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("SIP_ADDR", self.address.to_string())
-            .env("FLOW_TOKEN_SECRET", "the same on all")
-            .env("NONCE_SECRET", "the same on all")
-            .env("NODE_NAME", &self.name)
             .env(setting.0, setting.1)
-            .on_our_death(OnOurDeath::Terminate)
+            .on_our_death(end)
             .dir(self.dir.path());
         if let Some(own) = self.own_address {
             command = command.env("NODE_ADDR", own.to_string());
         }
-        for (name, value) in &self.env {
+        for (name, value) in kamailio::environment(&self.kamailio, &self.dir) {
             command = command.env(name, value);
         }
         command.start().context("Carna is needed: run `make build`")
     }
 
     /// The node's carna.toml.
-    fn config(&self, place: &str) -> Result<String> {
-        let dir = self.dir.path().display();
-        let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", self.role));
-        let modules = kamailio::module_path(kamailio::our_module_dir().as_deref())?;
+    fn config(&self, dir: &str, place: &str) -> Result<String> {
+        let script = self.kamailio.script(&self.dir)?;
+        let mut command = vec![kamailio::binary().display().to_string()];
+        command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        // A list of strings is in JSON what it is in TOML.
+        let command = serde_json::to_string(&command)?;
         Ok(format!(
             "state_dir = '{dir}'\n\
              [node]\nrole = '{role}'\nname = '{name}'\ndc = 'dc1'\nsip = {{ udp = '{address}' }}\n\
-             [process]\n\
-             command = ['kamailio', '-DD', '-E', '-n', '2', '-m', '64', '-M', '8', '-L', '{modules}', '-Y', '{dir}', '-w', '{dir}', \
-             '-f', '{script}']\n\
-             restart_pause = '500ms'\nattempts = {attempts}\n\
+             [process]\ncommand = {command}\nrestart_pause = '500ms'\nattempts = {attempts}\n\
              [zookeeper]\nservers = '{servers}'\nsession_timeout = '2s'\nhold = '1s'\n\
-             [dispatcher]\n{place}\nrpc = '{dir}/kamailio_rpc.sock'\n\
+             [dispatcher]\n{place}\nrpc = '{dir}/{RPC_SOCKET}'\n\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
-             [drain]\nnotice = '5s'\nlimit = '60s'\n\
+             [drain]\nnotice = '{notice}ms'\nlimit = '{limit}ms'\n\
              [http]\nlisten = '{host}:{HTTP_PORT}'\n",
             role = self.role,
             name = self.name,
-            address = self.address,
-            script = script.display(),
+            address = self.address(),
             attempts = self.attempts,
             servers = self.servers,
             here = self.here(),
+            notice = self.drain.notice.as_millis(),
+            limit = self.drain.limit.as_millis(),
             host = self.here().ip(),
         ))
     }
@@ -179,7 +219,7 @@ impl Node {
 
     /// Where it is reached.
     pub fn address(&self) -> SocketAddrV4 {
-        self.plan.address
+        self.plan.address()
     }
 
     /// Its Carna.
@@ -194,7 +234,7 @@ impl Node {
 
     /// What its Kamailio's list file holds.
     pub fn list(&self) -> String {
-        fs::read_to_string(self.plan.dir.join("dispatcher.list")).unwrap_or_default()
+        fs::read_to_string(self.plan.dir.join(LIST)).unwrap_or_default()
     }
 
     /// Whether its Kamailio answers.
