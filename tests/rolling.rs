@@ -11,7 +11,6 @@ use common::{DOMAIN, PASSWORD, Site, load, settings};
 use lab::carna::{Node, Plan};
 use lab::cassandra::Cassandra;
 use lab::machines::{self, Machine, Segment};
-use lab::process::Signal;
 use lab::sipp::{Running, Sipp};
 use lab::topology::Role;
 use lab::wait::until;
@@ -70,10 +69,10 @@ impl Member {
     /// Tells its Carna to end, as whoever runs it does, and starts it again when it has.
     fn restart(&mut self) -> Result<()> {
         let mut node = self.node.take().context("a node that is being restarted")?;
-        node.process().signal(Signal::TERM)?;
-        let code = node.process().wait_for_exit(DRAINED)?;
+        node.tell_to_end()?;
+        node.wait_for_end(DRAINED)?;
         let log = node.log();
-        ensure!(code == 0 && log.contains("drained: nothing goes on any more"), "{code}: {log}");
+        ensure!(log.contains("drained: nothing goes on any more"), "{log}");
         self.node = Some(match &self.machine {
             Some(machine) => machine.inside(|| node.again())?,
             None => node.again()?,
@@ -83,9 +82,7 @@ impl Member {
 
     /// Whether it takes part, knows all the others, and may take an address.
     fn is_up(&self) -> bool {
-        let is_ready = self.node().is_ok_and(|node| {
-            node.get("/ready").is_ok_and(|(code, _)| code == 200) && node.until_loaded(DESTINATIONS).is_ok()
-        });
+        let is_ready = self.node().is_ok_and(|node| node.is_ready() && node.until_loaded(DESTINATIONS).is_ok());
         let may_take = |machine: &Machine| {
             let log = machine.log();
             log.rfind("Entering FAULT STATE").is_none_or(|fault| log[fault..].contains("Entering BACKUP STATE"))

@@ -136,11 +136,11 @@ impl Router {
     }
 }
 
-/// Lines of sets of gateways.
+/// Lines of sets of gateways, and of media nodes without an agent.
 fn further(config: &Config) -> Result<Vec<Line>> {
     let Some(path) = &config.dispatcher.further else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let parse = |line: &str| Line::of_gateway(line).map_err(|error| anyhow!("{}, '{line}': {error}", path.display()));
+    let parse = |line: &str| Line::of_further(line).map_err(|error| anyhow!("{}, '{line}': {error}", path.display()));
     lines.map(parse).collect()
 }

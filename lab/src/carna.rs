@@ -6,13 +6,13 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fleet::Role;
-use rustix::process::{Pid, Signal as Raw, kill_process_group};
+use rustix::process::{Pid, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::kamailio::RPC_SOCKET;
-use crate::process::{Managed, OnOurDeath, Spawn};
+use crate::process::{Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
 use crate::{RunDir, cpu, kamailio, workspace};
@@ -32,6 +32,7 @@ pub struct Plan {
     attempts: u32,
     drain: Drain,
     is_in_database: bool,
+    further: String,
     program: PathBuf,
     dir: RunDir,
 }
@@ -58,6 +59,7 @@ pub struct Node {
     // Before `plan`, whose directory its processes are in.
     process: Managed,
     plan: Plan,
+    is_left: bool,
 }
 
 impl Plan {
@@ -87,6 +89,7 @@ impl Plan {
             attempts: 5,
             drain: Drain::default(),
             is_in_database: false,
+            further: String::new(),
             program: workspace().target().join("release/carna"),
             dir,
         })
@@ -134,6 +137,12 @@ impl Plan {
         self
     }
 
+    /// With these lines of nodes besides those that are found.
+    pub fn further(mut self, lines: &str) -> Self {
+        self.further = lines.to_owned();
+        self
+    }
+
     /// Starts it and waits until its Kamailio answers.
     pub fn start(self) -> Result<Node> {
         let node = self.launch()?;
@@ -143,7 +152,7 @@ impl Plan {
 
     /// Starts it, in the network of the calling thread.
     pub fn launch(self) -> Result<Node> {
-        Ok(Node { process: self.spawn()?, plan: self })
+        Ok(Node { process: self.spawn()?, plan: self, is_left: false })
     }
 
     /// Where it is reached.
@@ -187,6 +196,7 @@ impl Plan {
         let script = self.kamailio.script(&self.dir)?;
         let mut command = vec![kamailio::binary().display().to_string()];
         command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        let further = self.dir.write("further.list", &self.further)?;
         // A list of strings is in JSON what it is in TOML.
         let command = serde_json::to_string(&command)?;
         Ok(format!(
@@ -194,7 +204,7 @@ impl Plan {
              [node]\nrole = '{role}'\nname = '{name}'\ndc = 'dc1'\nsip = {{ udp = '{address}' }}\n\
              [process]\ncommand = {command}\nrestart_pause = '500ms'\nattempts = {attempts}\n\
              [zookeeper]\nservers = '{servers}'\nsession_timeout = '2s'\nhold = '1s'\n\
-             [dispatcher]\n{place}\nrpc = '{dir}/{RPC_SOCKET}'\n\
+             [dispatcher]\n{place}\nfurther = '{further}'\nrpc = '{dir}/{RPC_SOCKET}'\n\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
              [drain]\nnotice = '{notice}ms'\nlimit = '{limit}ms'\n\
              [http]\nlisten = '{host}:{HTTP_PORT}'\n",
@@ -203,6 +213,7 @@ impl Plan {
             address = self.address(),
             attempts = self.attempts,
             servers = self.servers,
+            further = further.display(),
             here = self.here(),
             notice = self.drain.notice.as_millis(),
             limit = self.drain.limit.as_millis(),
@@ -223,8 +234,37 @@ impl Node {
     }
 
     /// Its Carna.
-    pub fn process(&mut self) -> &mut Managed {
-        &mut self.process
+    pub fn process(&self) -> &Managed {
+        &self.process
+    }
+
+    /// Waits until its Carna has ended, and returns the exit code.
+    pub fn wait_for_exit(&mut self, limit: Duration) -> Result<i32> {
+        self.process.wait_for_exit(limit)
+    }
+
+    /// Whether it takes part.
+    pub fn is_ready(&self) -> bool {
+        self.get("/ready").is_ok_and(|(code, _)| code == 200)
+    }
+
+    /// Has it drain and end.
+    pub fn tell_to_end(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
+    /// Waits until it has ended; that it ends otherwise than it was told to is an error.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        let code = self.process.wait_for_exit(limit)?;
+        ensure!(code == 0, "{}", self.process.failure(format!("ended with exit code {code} when told to end")));
+        Ok(())
+    }
+
+    /// Leaves it running without us; its Kamailio must be [to outlive us](kamailio::Config::outlive_us).
+    pub fn detach(mut self) {
+        self.plan.dir.keep();
+        self.process.leave();
+        self.is_left = true;
     }
 
     /// What its Carna and its Kamailio have written since the last start.
@@ -311,9 +351,12 @@ impl Node {
 impl Drop for Node {
     /// A Carna that is killed leaves its Kamailio behind, for the next one to end; here there is none.
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         let _ = self.process.kill9();
         if let Some(group) = self.orphans() {
-            let _ = kill_process_group(group, Raw::KILL);
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }

@@ -72,7 +72,7 @@ fn died(_: &()) -> Result<()> {
 fn no_start(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
     let mut node = load_balancer(&zookeeper, "lb-1")?.env("TLS_ADDR", "127.0.0.1:5061").attempts(2).launch()?;
-    let code = node.process().wait_for_exit(SOON)?;
+    let code = node.wait_for_exit(SOON)?;
     let log = node.log();
     ensure!(
         code == 1 && log.contains("TLS_CERTIFICATE") && log.contains("2 starts in a row have failed"),
@@ -84,11 +84,10 @@ fn no_start(_: &()) -> Result<()> {
 fn drained(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
     let [one, mut two] = pair(&zookeeper)?;
-    two.process().signal(Signal::TERM)?;
+    two.tell_to_end()?;
     let disabled = format!("1 sip:{} 4 0 ", two.address());
     until("the node that drains in the list", SOON, || one.list().contains(&disabled)).with_context(|| one.log())?;
-    let code = two.process().wait_for_exit(SOON)?;
-    ensure!(code == 0, "{code}: {}", two.log());
+    two.wait_for_end(SOON)?;
     one.until_listed(1, &[&one])?;
     let log = two.log();
     ensure!(
@@ -117,7 +116,7 @@ fn no_zookeeper(_: &()) -> Result<()> {
 
 fn expired(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let [one, mut two] = pair(&zookeeper)?;
+    let [one, two] = pair(&zookeeper)?;
     two.process().signal(Signal::STOP)?;
     one.until_listed(1, &[&one])?;
     two.process().signal(Signal::CONT)?;
@@ -218,7 +217,7 @@ fn database(_: &()) -> Result<()> {
 
 fn told(_: &()) -> Result<()> {
     let mut zookeeper = ZooKeeper::start(1)?;
-    let mut one = load_balancer(&zookeeper, "lb-1")?.start()?;
+    let one = load_balancer(&zookeeper, "lb-1")?.start()?;
     let answers = |node: &Node, path: &str, code: u16| node.get(path).is_ok_and(|(answered, _)| answered == code);
     until("the node to be ready", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
     ensure!(answers(&one, "/live", 200) && answers(&one, "/nothing", 404));
@@ -237,7 +236,7 @@ fn told(_: &()) -> Result<()> {
     ensure!(answers(&one, "/live", 200) && one.get("/metrics")?.1.contains("carna_zookeeper_connected 0"));
     zookeeper.restart(0)?;
     until("the node to be ready again", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
-    one.process().signal(Signal::TERM)?;
+    one.tell_to_end()?;
     until("the node to drain", SOON, || one.get("/ready").is_ok_and(|answer| answer == (503, "it drains\n".to_owned())))
         .with_context(|| one.log())
 }
