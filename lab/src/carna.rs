@@ -12,7 +12,7 @@ use rustix::process::{Pid, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::kamailio::RPC_SOCKET;
-use crate::process::{Managed, OnOurDeath, Signal, Spawn};
+use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
 use crate::{RunDir, cpu, kamailio, workspace};
@@ -33,6 +33,9 @@ pub struct Plan {
     drain: Drain,
     is_in_database: bool,
     further: String,
+    /// What a shell does before it becomes the Kamailio.
+    before: Option<String>,
+    is_first: bool,
     program: PathBuf,
     dir: RunDir,
 }
@@ -90,6 +93,8 @@ impl Plan {
             drain: Drain::default(),
             is_in_database: false,
             further: String::new(),
+            before: None,
+            is_first: false,
             program: workspace().target().join("release/carna"),
             dir,
         })
@@ -143,6 +148,18 @@ impl Plan {
         self
     }
 
+    /// With a shell that does this first and then becomes its Kamailio.
+    pub fn before(mut self, commands: &str) -> Self {
+        self.before = Some(commands.to_owned());
+        self
+    }
+
+    /// As the first process of its container.
+    pub fn first(mut self) -> Self {
+        self.is_first = true;
+        self
+    }
+
     /// Starts it and waits until its Kamailio answers.
     pub fn start(self) -> Result<Node> {
         let node = self.launch()?;
@@ -176,7 +193,14 @@ impl Plan {
         };
         let file = self.dir.write("carna.toml", &self.config(&dir, &place)?)?;
         let end = if self.kamailio.outlive_us { OnOurDeath::Outlive } else { OnOurDeath::Terminate };
-        let mut command = Spawn::new(format!("Carna {}", self.name), &self.program, self.dir.join("carna.log"))
+        let (name, log) = (format!("Carna {}", self.name), self.dir.join("carna.log"));
+        let command = if self.is_first {
+            let contained = Spawn::new(name, "unshare", log).args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+            contained.arg(&self.program)
+        } else {
+            Spawn::new(name, &self.program, log)
+        };
+        let mut command = command
             .args(["run", "--config"])
             .arg(file)
             .env(setting.0, setting.1)
@@ -196,6 +220,10 @@ impl Plan {
         let script = self.kamailio.script(&self.dir)?;
         let mut command = vec![kamailio::binary().display().to_string()];
         command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        if let Some(before) = &self.before {
+            let shell = ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned);
+            command.splice(..0, shell);
+        }
         let further = self.dir.write("further.list", &self.further)?;
         // A list of strings is in JSON what it is in TOML.
         let command = serde_json::to_string(&command)?;
@@ -233,7 +261,22 @@ impl Node {
         self.plan.address()
     }
 
-    /// Its Carna.
+    /// Its carna.toml.
+    pub fn config(&self) -> PathBuf {
+        self.plan.dir.join("carna.toml")
+    }
+
+    /// The process that is its Carna.
+    pub fn pid(&self) -> Result<u32> {
+        let started = self.process.pid();
+        if !self.plan.is_first {
+            return Ok(started);
+        }
+        let children = fs::read_to_string(format!("/proc/{started}/task/{started}/children"))?;
+        children.trim().parse().with_context(|| format!("'{children}' is not one child"))
+    }
+
+    /// Its Carna, or what has started it.
     pub fn process(&self) -> &Managed {
         &self.process
     }
@@ -250,7 +293,7 @@ impl Node {
 
     /// Has it drain and end.
     pub fn tell_to_end(&self) -> Result<()> {
-        self.process.signal(Signal::TERM)
+        process::signal(self.pid()?, Signal::TERM)
     }
 
     /// Waits until it has ended; that it ends otherwise than it was told to is an error.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use common::{Registry, load_balancer};
 use fleet::{Announcement, Role, State, Transport};
 use lab::carna::Node;
-use lab::process::Signal;
+use lab::process::{self, Signal, Spawn};
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
             ("a_kamailio_that_dies_is_started_again_and_not_routed_to_meanwhile", died),
             ("a_kamailio_that_does_not_start_is_told_why", no_start),
             ("a_node_that_is_told_to_end_drains_first", drained),
+            ("carna_drain_waits_until_the_node_has_ended", drain_command),
+            ("the_first_process_of_a_container_reaps_the_children_of_others", first),
             ("without_zookeeper_the_last_known_nodes_stay_also_over_a_restart", no_zookeeper),
             ("a_node_whose_session_expired_is_published_again_under_its_name", expired),
             ("of_two_nodes_of_one_name_the_second_waits", same_name),
@@ -60,7 +62,7 @@ fn died(_: &()) -> Result<()> {
     let [_one, two] = pair(&zookeeper)?;
     let registry = Registry::of(&zookeeper)?;
     let first = two.kamailio()?;
-    lab::process::signal(first, Signal::KILL)?;
+    process::signal(first, Signal::KILL)?;
     registry.until(Role::LoadBalancer, &["lb-1"]).with_context(|| two.log())?;
     registry.until(Role::LoadBalancer, &["lb-1", "lb-2"]).with_context(|| two.log())?;
     ensure!(two.kamailio()? != first, "the same process");
@@ -95,6 +97,40 @@ fn drained(_: &()) -> Result<()> {
         "{log}"
     );
     Ok(())
+}
+
+fn drain_command(_: &()) -> Result<()> {
+    let zookeeper = ZooKeeper::start(1)?;
+    let [one, mut two] = pair(&zookeeper)?;
+    let dir = lab::RunDir::new("drain")?;
+    let drain = || {
+        let command = Spawn::new("carna drain", env!("CARGO_BIN_EXE_carna"), dir.join("drain.log"));
+        process::run(command.args(["drain", "--config"]).arg(two.config()), SOON)
+    };
+    drain()?;
+    let log = two.log();
+    ensure!(log.contains("drained: nothing goes on any more"), "{log}");
+    let error = drain().expect_err("it has ended").to_string();
+    ensure!(error.contains("no node runs by this configuration"), "{error}");
+    two.wait_for_end(SOON)?;
+    one.until_listed(1, &[&one])
+}
+
+fn first(_: &()) -> Result<()> {
+    let zookeeper = ZooKeeper::start(1)?;
+    // The parent of this child ends before it.
+    let node = load_balancer(&zookeeper, "lb-1")?.first().before("(sleep 0.3 & echo orphan $!)");
+    let mut node = node.start()?;
+    let carna = node.pid()?;
+    let status = std::fs::read_to_string(format!("/proc/{carna}/status"))?;
+    ensure!(status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{status}");
+    let children = || std::fs::read_to_string(format!("/proc/{carna}/task/{carna}/children")).unwrap_or_default();
+    ensure!(node.log().contains("orphan "), "{}", node.log());
+    // Its Kamailio alone is left: no orphan, and nothing of one.
+    until("the orphan to be reaped", SOON, || children().split_whitespace().count() == 1)
+        .with_context(|| format!("{}\n{}", children(), node.log()))?;
+    node.tell_to_end()?;
+    node.wait_for_end(SOON)
 }
 
 fn no_zookeeper(_: &()) -> Result<()> {
