@@ -219,6 +219,11 @@ impl Node {
         Ok((code, content.to_owned()))
     }
 
+    /// Where a browser finds a page of its Carna's.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}:{HTTP_PORT}{path}", self.plan.here().ip())
+    }
+
     /// Its Kamailio's main process.
     pub fn kamailio(&self) -> Result<u32> {
         let log = self.log();
