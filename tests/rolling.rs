@@ -15,6 +15,7 @@ use lab::sipp::{Running, Sipp};
 use lab::topology::Role;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
+use serde_json::Value;
 
 /// Two nodes of each; the load balancers last, who share an address.
 const WORKERS: [Role; 3] = [Role::Dispatcher, Role::Registrar, Role::Outbound];
@@ -34,6 +35,8 @@ const DRAINED: Duration = Duration::from_secs(90);
 const WHOLE_LOAD: Duration = Duration::from_secs(600);
 
 const REGISTRATIONS_PER_SECOND: f64 = 10.0;
+/// Half of them, on a busy machine.
+const LEAST_REGISTRATIONS_PER_MINUTE: u64 = 300;
 const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
 
 fn main() -> ExitCode {
@@ -156,6 +159,19 @@ impl Scene {
         Ok([load::endless(calling).spawn()?, registering.spawn()?, answering])
     }
 
+    /// Waits until a load balancer shows what dispatchers and registrars have to do.
+    fn until_load_is_shown(&self) -> Result<()> {
+        let balancer = self.members.last().context("no node")?.node()?;
+        let shown = || -> Result<[u64; 2]> {
+            let status: Value = serde_json::from_str(&balancer.get("/status")?.1)?;
+            let nodes = status["nodes"].as_array().context("no nodes")?;
+            Ok(["calls", "registrations"].map(|what| nodes.iter().filter_map(|node| node[what].as_u64()).sum()))
+        };
+        let is_right = |[calls, registrations]: [u64; 2]| calls > 0 && registrations > LEAST_REGISTRATIONS_PER_MINUTE;
+        until("calls and registrations on the page", SOON, || shown().is_ok_and(is_right))
+            .with_context(|| format!("shown are {:?}\n{}", shown(), self.logs()))
+    }
+
     fn logs(&self) -> String {
         self.members.iter().map(Member::log).collect::<Vec<_>>().join("\n----\n")
     }
@@ -164,6 +180,7 @@ impl Scene {
 fn restarted(site: &Site) -> Result<()> {
     let mut scene = Scene::start(site)?;
     let [calling, registering, _answering] = scene.load().with_context(|| scene.logs())?;
+    scene.until_load_is_shown()?;
     for index in 0..scene.members.len() {
         scene.members[index].restart()?;
         scene.until_all_are_up()?;

@@ -1,5 +1,6 @@
 //! A node from its start to its end.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
@@ -13,15 +14,17 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::changes;
 use crate::config::Config;
 use crate::health::{self, Health, Look, Work};
 use crate::http::{self, Status, Told};
 use crate::kamailio::Rpc;
+use crate::loads::{Loads, Meter};
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::Router;
 use crate::state::Kept;
-use fleet::{Announcement, State};
+use fleet::{Announcement, Load, State};
 
 /// The longest pause between two starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -52,12 +55,21 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let status =
         Status { node: own.clone(), is_alive: true, trouble: Some(STARTING.to_owned()), starts: 0, at_work: None };
     let (tell_status, status) = watch::channel(status);
-    let http = http::serve(http::listen(config.http.listen).await?, Told { status, seen: seen.clone(), loaded });
+    let listener = http::listen(config.http.listen).await?;
     let rpc = Arc::new(config.rpc()?);
     let mut router = Router::new(&config, own.clone(), kept.clone(), rpc.clone())?;
     router.write().context("Kamailio's nodes cannot be written")?;
-    let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen));
-    let routing = tokio::spawn(router.keep(seen, starts, tell_loaded));
+    let (tell_known, known) = watch::channel(router.members());
+    let (tell_changes, last_changes) = watch::channel(Vec::new());
+    let (tell_load, load) = watch::channel(Load::default());
+    let (tell_loads, loads) = watch::channel(BTreeMap::new());
+    let (looked, looked_at) = watch::channel(None);
+    let exchange = Loads { id: own.id(), own: load.clone(), looked: looked_at, known: tell_loads };
+    let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen, exchange));
+    let routing = tokio::spawn(router.keep(seen.clone(), starts, tell_loaded, tell_known));
+    let noting = tokio::spawn(changes::keep(seen.clone(), known.clone(), tell_changes));
+    let told = Told { status, seen, loaded, known, changes: last_changes, load, loads, looked };
+    let http = http::serve(listener, told);
     let (tell_look, mut looks) = mpsc::channel(1);
     let mut agent = Agent {
         health: Health::new(config.health.rises, config.health.falls),
@@ -66,8 +78,10 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         failed: 0,
         starts: 0,
         look: Look::default(),
+        meter: Meter::default(),
         tell_start,
         tell_status,
+        tell_load,
         publish,
         own,
         rpc: rpc.clone(),
@@ -94,6 +108,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     };
     looking.abort();
     routing.abort();
+    noting.abort();
     drop(agent);
     let _ = tokio::time::timeout(WITHDRAWAL, registry).await;
     ended
@@ -150,11 +165,13 @@ struct Agent {
     starts: u32,
     /// What was seen last.
     look: Look,
+    meter: Meter,
     rpc: Arc<Rpc>,
     kept: Kept,
     publish: watch::Sender<Option<Announcement>>,
     tell_start: watch::Sender<u32>,
     tell_status: watch::Sender<Status>,
+    tell_load: watch::Sender<Load>,
 }
 
 impl Agent {
@@ -363,6 +380,7 @@ impl Agent {
     /// Takes what a look at the node has shown.
     fn look(&mut self, look: Look) {
         self.look = look.clone();
+        self.tell_load.send_replace(self.meter.take(look.counts, Instant::now()));
         if let Life::Starting(..) = self.life
             && look.is_alive
         {

@@ -51,6 +51,25 @@ pub struct Look {
     pub trouble: Option<String>,
     /// What it has to do still; `None` when it does not tell.
     pub at_work: Option<Work>,
+    /// What its module counts.
+    pub counts: Counts,
+}
+
+/// What the module of a node counts; of each thing nothing where it is not what the role is for, or is not told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Calls, and further legs, that are under way.
+    pub calls: Option<u64>,
+    /// REGISTERs applied since the start.
+    pub registrations: Option<u64>,
+}
+
+impl Counts {
+    /// By the statistics of the module.
+    fn of(role: Role, stats: &Value) -> Self {
+        let of = |counting: Role, name: &str| if role == counting { number(stats, name) } else { None };
+        Self { calls: of(Role::Dispatcher, "live_calls"), registrations: of(Role::Registrar, "accepted_regs") }
+    }
 }
 
 /// What a node has to do still, and a drain waits for.
@@ -98,7 +117,12 @@ pub async fn look(role: Role, address: Option<SocketAddr>, rpc: &Rpc) -> Look {
         None if role.needs_cassandra() => without_cassandra(rpc).await,
         None => None,
     };
-    Look { is_alive: true, trouble, at_work: at_work(role, rpc).await }
+    let under_way = under_way(role, rpc).await;
+    // After that: what has ended meanwhile is an event now, and not overlooked.
+    let stats = if role.needs_cassandra() { rpc.call("cassandra.stats", json!([])).await.ok() } else { None };
+    let at_work = under_way.and_then(|under_way| at_work(role, under_way, stats.as_ref()));
+    let counts = stats.as_ref().map(|stats| Counts::of(role, stats)).unwrap_or_default();
+    Look { is_alive: true, trouble, at_work, counts }
 }
 
 async fn without_cassandra(rpc: &Rpc) -> Option<String> {
@@ -109,23 +133,30 @@ async fn without_cassandra(rpc: &Rpc) -> Option<String> {
     }
 }
 
-/// See [`Look::at_work`].
-async fn at_work(role: Role, rpc: &Rpc) -> Option<Work> {
+/// Transactions that are not over, and the dialogs that Kamailio knows.
+async fn under_way(role: Role, rpc: &Rpc) -> Option<Work> {
     // Those that only wait for what is sent again are done; probes of this node's own would be there for ever.
     let stats = rpc.call("tm.stats", json!([])).await.ok()?;
     let mut transactions = number(&stats, "current")?.saturating_sub(number(&stats, "waiting")?);
     if role == Role::LoadBalancer && is_elsewhere(rpc).await {
         transactions = 0;
     }
-    let (mut dialogs, mut events) = (0, 0);
+    let mut dialogs = 0;
     if role == Role::Dispatcher {
-        let known = number(&rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
-        let calls = rpc.call("cassandra.stats", json!([])).await.ok()?;
-        // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
-        dialogs = known.min(number(&calls, "live_calls")?);
-        events = number(&calls, "call_events_spooled")?;
+        dialogs = number(&rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
     }
-    Some(Work { transactions, dialogs, events })
+    Some(Work { transactions, dialogs, events: 0 })
+}
+
+/// See [`Look::at_work`]: what is under way, and what the module says of it.
+fn at_work(role: Role, under_way: Work, stats: Option<&Value>) -> Option<Work> {
+    if role != Role::Dispatcher {
+        return Some(under_way);
+    }
+    let stats = stats?;
+    // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
+    let dialogs = under_way.dialogs.min(number(stats, "live_calls")?);
+    Some(Work { dialogs, events: number(stats, "call_events_spooled")?, ..under_way })
 }
 
 /// Whether the address of a load balancer is another's: what goes on ends there.
@@ -141,6 +172,14 @@ fn number(value: &Value, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_role_counts_what_it_is_for() {
+        let stats = json!({"live_calls": 7, "accepted_regs": "12"});
+        assert_eq!(Counts::of(Role::Dispatcher, &stats), Counts { calls: Some(7), registrations: None });
+        assert_eq!(Counts::of(Role::Registrar, &stats), Counts { calls: None, registrations: Some(12) });
+        assert_eq!(Counts::of(Role::Outbound, &stats), Counts::default());
+    }
 
     #[test]
     fn it_takes_several_looks_to_change_what_a_node_is() {

@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod changes;
 pub mod config;
 mod files;
 pub mod health;
 pub mod http;
 pub mod kamailio;
+pub mod loads;
 pub mod members;
+pub mod page;
 pub mod process;
 pub mod registry;
 pub mod router;

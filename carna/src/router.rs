@@ -64,12 +64,13 @@ impl Router {
     }
 
     /// Goes on for ever: writes whatever is new and has Kamailio read it; `starts` changes whenever that one was started. Tells whether
-    /// Kamailio has it.
+    /// Kamailio has it, and in `known` who is routed to.
     pub async fn keep(
         mut self,
         seen: watch::Receiver<Seen>,
         starts: watch::Receiver<u32>,
         loaded: watch::Sender<bool>,
+        known: watch::Sender<Vec<Member>>,
     ) {
         let (mut seen, mut starts) = (seen, starts);
         let mut compare_at = Instant::now();
@@ -91,6 +92,7 @@ impl Router {
                 }
                 () = sleep_until(next) => {}
             }
+            tell(&known, self.members());
             let is_loaded = self.apply().await.unwrap_or_else(|error| {
                 tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
                 false
@@ -103,17 +105,22 @@ impl Router {
     fn observe(&mut self, seen: &Seen) {
         let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return };
         self.members.observe(nodes.clone(), Moment::now());
-        let nodes: Vec<_> = self.members.at(Moment::now()).into_iter().map(|member| member.node).collect();
+        let nodes: Vec<_> = self.members().into_iter().map(|member| member.node).collect();
         if let Err(error) = self.kept.keep_nodes(&nodes) {
             tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
         }
     }
 
+    /// Who is known.
+    pub fn members(&mut self) -> Vec<Member> {
+        self.members.at(Moment::now())
+    }
+
     /// Who is routed to; this node itself when it knows no other, so that there is somebody.
     fn lines(&mut self) -> Vec<Line> {
-        let mut members = self.members.at(Moment::now());
+        let mut members = self.members();
         if members.is_empty() {
-            members.push(Member { node: self.own.clone(), takes_new: true });
+            members.push(Member { node: self.own.clone(), takes_new: true, is_missing: false });
         }
         let mut lines = sets::lines(&members, &self.own.dc);
         lines.extend_from_slice(&self.further);
@@ -134,6 +141,15 @@ impl Router {
         tracing::info!("Kamailio routes by {} lines of nodes", lines.len());
         Ok(true)
     }
+}
+
+/// Tells who is known, when that is not what was told.
+fn tell(known: &watch::Sender<Vec<Member>>, members: Vec<Member>) {
+    known.send_if_modified(|told| {
+        let is_new = *told != members;
+        *told = members;
+        is_new
+    });
 }
 
 /// Lines of sets of gateways, and of media nodes without an agent.

@@ -152,7 +152,8 @@ mod tests {
     use fleet::node::testing::node;
 
     fn rendered(nodes: &[Announcement]) -> Vec<String> {
-        let member = |node: &Announcement| Member { node: node.clone(), takes_new: node.state == State::Up };
+        let member =
+            |node: &Announcement| Member { node: node.clone(), takes_new: node.state == State::Up, is_missing: false };
         lines(&nodes.iter().map(member).collect::<Vec<_>>(), "dc1").iter().map(Line::to_string).collect()
     }
 

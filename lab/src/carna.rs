@@ -286,6 +286,11 @@ impl Node {
         self.process.wait_for_exit(limit)
     }
 
+    /// SIGKILL to its Carna alone.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
     /// Whether it takes part.
     pub fn is_ready(&self) -> bool {
         self.get("/ready").is_ok_and(|(code, _)| code == 200)
@@ -340,6 +345,11 @@ impl Node {
         let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
         let code = head.split(' ').nth(1).context("no status")?.parse()?;
         Ok((code, content.to_owned()))
+    }
+
+    /// Where a browser finds a page of its Carna's.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}:{HTTP_PORT}{path}", self.plan.here().ip())
     }
 
     /// Its Kamailio's main process.
