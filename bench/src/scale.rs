@@ -32,6 +32,8 @@ const AT_ONCE: f64 = 5000.0;
 /// A few phones all the time, so that it shows who gets work.
 const TRICKLE: f64 = 10.0;
 
+/// A REGISTER is kept for the five seconds in which it may be sent again.
+const SHM_MB: u32 = 512;
 const WARM_UP: f64 = 50.0;
 const SOON: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
@@ -188,7 +190,8 @@ fn registers(node: &Node) -> Option<u64> {
     answer[STATISTIC].as_u64()
 }
 
-fn configured(mut plan: Plan, settings: &[(String, String)]) -> Plan {
+fn configured(plan: Plan, settings: &[(String, String)]) -> Plan {
+    let mut plan = plan.memory(SHM_MB);
     for (name, value) in settings {
         plan = plan.env(name, value);
     }

@@ -11,7 +11,7 @@ use fleet::Role;
 use rustix::process::{Pid, kill_process_group};
 use serde_json::{Value, json};
 
-use crate::kamailio::RPC_SOCKET;
+use crate::kamailio::{MemoryManager, RPC_SOCKET};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
@@ -121,6 +121,12 @@ impl Plan {
     /// With a setting of its configuration more.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.kamailio.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With as much shared memory as a load needs, in MB.
+    pub fn memory(mut self, shm_mb: u32) -> Self {
+        (self.kamailio.shm_mb, self.kamailio.memory_manager) = (shm_mb, MemoryManager::Tlsf);
         self
     }
 
