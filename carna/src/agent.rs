@@ -8,18 +8,17 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Config;
-use crate::health::{self, Health, Look, Work};
+use crate::health::{Health, Look, Work};
 use crate::http::{self, Status, Told};
-use crate::kamailio::Rpc;
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::Router;
+use crate::server::Server;
 use crate::state::Kept;
 use fleet::{Announcement, State};
 
@@ -29,10 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const STARTING: &str = "its process does not answer yet";
 /// A wait that something else ends.
 const NEVER: Duration = Duration::from_secs(3600);
-/// What `$shv(draining)` is in Kamailio: an address that moves is given up.
-const LEAVE: u8 = 1;
-/// And then: what is new is refused.
-const REFUSE: u8 = 2;
 /// Pause between two looks whether a process has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the registry has to take the node away at the end.
@@ -48,16 +43,16 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let (publish, published) = watch::channel(None);
     let (tell_seen, seen) = watch::channel(Seen::default());
     let (tell_start, starts) = watch::channel(0);
-    let (tell_loaded, loaded) = watch::channel(false);
+    let server = Arc::new(Server::new(&config)?);
+    // Who does not route by the list of nodes lacks none.
+    let (tell_loaded, loaded) = watch::channel(server.router().is_none());
     let status =
         Status { node: own.clone(), is_alive: true, trouble: Some(STARTING.to_owned()), starts: 0, at_work: None };
     let (tell_status, status) = watch::channel(status);
     let http = http::serve(http::listen(config.http.listen).await?, Told { status, seen: seen.clone(), loaded });
-    let rpc = Arc::new(config.rpc()?);
-    let mut router = Router::new(&config, own.clone(), kept.clone(), rpc.clone())?;
-    router.write().context("Kamailio's nodes cannot be written")?;
+    let router = router(&config, &own, &kept, &server)?;
     let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen));
-    let routing = tokio::spawn(router.keep(seen, starts, tell_loaded));
+    let routing = router.map(|router| tokio::spawn(router.keep(seen, starts, tell_loaded)));
     let (tell_look, mut looks) = mpsc::channel(1);
     let mut agent = Agent {
         health: Health::new(config.health.rises, config.health.falls),
@@ -70,13 +65,13 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         tell_status,
         publish,
         own,
-        rpc: rpc.clone(),
+        server: server.clone(),
         kept,
         config,
     };
     agent.end_former().await;
     let mut http = pin!(http);
-    let looking = tokio::spawn(look(agent.config.clone(), rpc, tell_look));
+    let looking = tokio::spawn(look(agent.config.health.interval, server, tell_look));
     let ended = loop {
         if let Err(error) = agent.go_on().await {
             break Err(error);
@@ -93,18 +88,27 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         }
     };
     looking.abort();
-    routing.abort();
+    if let Some(routing) = routing {
+        routing.abort();
+    }
     drop(agent);
     let _ = tokio::time::timeout(WITHDRAWAL, registry).await;
     ended
 }
 
-/// Looks at the node for ever.
-async fn look(config: Config, rpc: Arc<Rpc>, looks: mpsc::Sender<Look>) {
+/// What keeps the list of nodes that the server routes by, if it does, with those written that were kept.
+fn router(config: &Config, own: &Announcement, kept: &Kept, server: &Server) -> Result<Option<Router>> {
+    let Some(rpc) = server.router() else { return Ok(None) };
+    let mut router = Router::new(config, own.clone(), kept.clone(), rpc.clone())?;
+    router.write().context("Kamailio's nodes cannot be written")?;
+    Ok(Some(router))
+}
+
+/// Looks at the server for ever.
+async fn look(interval: Duration, server: Arc<Server>, looks: mpsc::Sender<Look>) {
     loop {
-        sleep(config.health.interval).await;
-        let look = health::look(config.node.role, config.asked_at(), &rpc).await;
-        if looks.send(look).await.is_err() {
+        sleep(interval).await;
+        if looks.send(server.look().await).await.is_err() {
             return;
         }
     }
@@ -150,7 +154,7 @@ struct Agent {
     starts: u32,
     /// What was seen last.
     look: Look,
-    rpc: Arc<Rpc>,
+    server: Arc<Server>,
     kept: Kept,
     publish: watch::Sender<Option<Announcement>>,
     tell_start: watch::Sender<u32>,
@@ -164,7 +168,7 @@ impl Agent {
         match self.leave {
             Leave::Announced(until) if until <= now => {
                 tracing::info!("draining: nothing new is taken any more");
-                self.tell_kamailio(REFUSE).await;
+                told("to refuse what is new", self.server.refuse().await);
                 self.leave = Leave::Draining(now + self.config.drain.limit);
             }
             Leave::Draining(until) if until <= now => {
@@ -341,7 +345,7 @@ impl Agent {
                 self.own.state = State::Draining;
                 self.publish.send_replace(Some(self.own.clone()));
                 tracing::info!("draining: the others have {:?} to hear of it", self.config.drain.notice);
-                self.tell_kamailio(LEAVE).await;
+                told("that the node leaves", self.server.leave().await);
                 Leave::Announced(Instant::now() + self.config.drain.notice)
             }
             // Nobody sends anything here.
@@ -351,13 +355,6 @@ impl Agent {
                 Leave::Now
             }
         };
-    }
-
-    /// Tells Kamailio how far the node is on its way out.
-    async fn tell_kamailio(&self, draining: u8) {
-        if let Err(error) = self.rpc.call("pv.shvSet", json!(["draining", "int", draining])).await {
-            tracing::warn!("Kamailio does not know that the node drains: {error:#}");
-        }
     }
 
     /// Takes what a look at the node has shown.
@@ -403,6 +400,13 @@ impl Agent {
             }
             _ => {}
         }
+    }
+}
+
+/// Complains when the server was not told something.
+fn told(what: &str, told: Result<()>) {
+    if let Err(error) = told {
+        tracing::warn!("it was not told {what}: {error:#}");
     }
 }
 

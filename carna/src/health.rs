@@ -1,15 +1,6 @@
 //! Whether the node is healthy, in the long run: one answer that is late changes nothing.
 
 use std::fmt;
-use std::net::SocketAddr;
-
-use serde_json::{Value, json};
-
-use crate::kamailio::{self, Rpc};
-use fleet::Role;
-
-/// How an answer to OPTIONS begins that is none of a node that drains.
-const TAKES_REQUESTS: &str = "SIP/2.0 2";
 
 /// What a look at the node said, and what it said before.
 #[derive(Debug)]
@@ -76,66 +67,6 @@ impl fmt::Display for Work {
         let Self { transactions, dialogs, events } = self;
         write!(f, "{transactions} transactions, {dialogs} dialogs, {events} call events that are not in Cassandra")
     }
-}
-
-/// Looks at a Kamailio: it answers OPTIONS at this address (`None`: it is not asked) and RPC, and its module has a session with
-/// Cassandra where the role needs one.
-pub async fn look(role: Role, address: Option<SocketAddr>, rpc: &Rpc) -> Look {
-    let answers = async {
-        let answer = match address {
-            Some(address) => Some(kamailio::options(address).await?),
-            None => None,
-        };
-        rpc.call("core.uptime", json!([])).await?;
-        anyhow::Ok(answer)
-    };
-    let refusal = match answers.await {
-        Ok(answer) => answer.filter(|answer| !answer.starts_with(TAKES_REQUESTS)),
-        Err(error) => return Look { trouble: Some(format!("{error:#}")), ..Look::default() },
-    };
-    let trouble = match refusal {
-        Some(answer) => Some(format!("it answers OPTIONS with {answer}")),
-        None if role.needs_cassandra() => without_cassandra(rpc).await,
-        None => None,
-    };
-    Look { is_alive: true, trouble, at_work: at_work(role, rpc).await }
-}
-
-async fn without_cassandra(rpc: &Rpc) -> Option<String> {
-    match rpc.call("cassandra.status", json!([])).await {
-        Ok(status) if status["connected"] == 1 => None,
-        Ok(_) => Some("its module has no session with Cassandra".to_owned()),
-        Err(error) => Some(format!("{error:#}")),
-    }
-}
-
-/// See [`Look::at_work`].
-async fn at_work(role: Role, rpc: &Rpc) -> Option<Work> {
-    // Those that only wait for what is sent again are done; probes of this node's own would be there for ever.
-    let stats = rpc.call("tm.stats", json!([])).await.ok()?;
-    let mut transactions = number(&stats, "current")?.saturating_sub(number(&stats, "waiting")?);
-    if role == Role::LoadBalancer && is_elsewhere(rpc).await {
-        transactions = 0;
-    }
-    let (mut dialogs, mut events) = (0, 0);
-    if role == Role::Dispatcher {
-        let known = number(&rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
-        let calls = rpc.call("cassandra.stats", json!([])).await.ok()?;
-        // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
-        dialogs = known.min(number(&calls, "live_calls")?);
-        events = number(&calls, "call_events_spooled")?;
-    }
-    Some(Work { transactions, dialogs, events })
-}
-
-/// Whether the address of a load balancer is another's: what goes on ends there.
-async fn is_elsewhere(rpc: &Rpc) -> bool {
-    rpc.call("pv.shvGet", json!(["is_elsewhere"])).await.is_ok_and(|variable| number(&variable, "value") == Some(1))
-}
-
-fn number(value: &Value, name: &str) -> Option<u64> {
-    let number = &value[name];
-    number.as_u64().or_else(|| number.as_str()?.parse().ok())
 }
 
 #[cfg(test)]
