@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::Config;
 use crate::health::{Health, Look, Work};
 use crate::http::{self, Status, Told};
+use crate::load::Load;
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::Router;
@@ -43,7 +44,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let (publish, published) = watch::channel(None);
     let (tell_seen, seen) = watch::channel(Seen::default());
     let (tell_start, starts) = watch::channel(0);
-    let server = Arc::new(Server::new(&config)?);
+    let server = Arc::new(Server::new(&config, &own.name)?);
     // Who does not route by the list of nodes lacks none.
     let (tell_loaded, loaded) = watch::channel(server.router().is_none());
     let status =
@@ -61,6 +62,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         failed: 0,
         starts: 0,
         look: Look::default(),
+        load: Load::default(),
         tell_start,
         tell_status,
         publish,
@@ -71,7 +73,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     };
     agent.end_former().await;
     let mut http = pin!(http);
-    let looking = tokio::spawn(look(agent.config.health.interval, server, tell_look));
+    let looking = tokio::spawn(look(agent.config.health.interval, server.clone(), tell_look));
     let ended = loop {
         if let Err(error) = agent.go_on().await {
             break Err(error);
@@ -93,6 +95,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     }
     drop(agent);
     let _ = tokio::time::timeout(WITHDRAWAL, registry).await;
+    server.close().await;
     ended
 }
 
@@ -154,6 +157,7 @@ struct Agent {
     starts: u32,
     /// What was seen last.
     look: Look,
+    load: Load,
     server: Arc<Server>,
     kept: Kept,
     publish: watch::Sender<Option<Announcement>>,
@@ -181,7 +185,7 @@ impl Agent {
         match &self.life {
             Life::Pausing(until) if self.leave == Leave::No && *until <= now => self.start()?,
             Life::Pausing(_) if self.leave != Leave::No => self.life = Life::Over,
-            Life::Starting(..) | Life::Running(_) if self.leave == Leave::Now => self.end(),
+            Life::Starting(..) | Life::Running(_) if self.leave == Leave::Now => self.end().await,
             Life::Starting(child, until) if *until <= now => {
                 tracing::error!(
                     "it does not answer {:?} after its start: it is killed",
@@ -278,9 +282,11 @@ impl Agent {
         Ok(())
     }
 
-    fn end(&mut self) {
+    async fn end(&mut self) {
         self.publish.send_replace(None);
-        if let Some(child) = self.child() {
+        if !self.ends_by_command().await
+            && let Some(child) = self.child()
+        {
             child.signal(Signal::TERM);
         }
         let until = Instant::now() + self.config.process.stop_limit;
@@ -288,6 +294,15 @@ impl Agent {
             Life::Starting(child, _) | Life::Running(child) => Life::Ending(child, until),
             other => other,
         };
+    }
+
+    /// Tells a server that has nothing to do any more to end by itself. Gives whether it will.
+    async fn ends_by_command(&self) -> bool {
+        self.look.at_work.is_some_and(Work::is_over)
+            && self.server.end().await.unwrap_or_else(|error| {
+                tracing::warn!("it does not end by its own command: {error:#}");
+                false
+            })
     }
 
     /// Waits for a process that was killed to be reaped.
@@ -388,11 +403,14 @@ impl Agent {
     fn judge(&mut self, look: &Look) {
         let is_healthy = self.health.take(look.trouble.is_none());
         let is_published = self.publish.borrow().is_some();
+        let load = look.load.map(|percent| self.load.take(percent, Instant::now()));
+        let is_other_load = std::mem::replace(&mut self.own.load, load) != load;
         match (is_healthy, is_published) {
             (true, false) => {
                 tracing::info!("healthy");
                 self.publish.send_replace(Some(self.own.clone()));
             }
+            (true, true) if is_other_load => drop(self.publish.send_replace(Some(self.own.clone()))),
             (false, true) => {
                 let why = look.trouble.as_deref().unwrap_or_default();
                 tracing::warn!("not healthy: {why}; the others are told not to send anything here");

@@ -42,6 +42,8 @@ pub struct Look {
     pub trouble: Option<String>,
     /// What it has to do still; `None` when it does not tell.
     pub at_work: Option<Work>,
+    /// How much that is, in percent of what it can do; `None` when it does not tell.
+    pub load: Option<u8>,
 }
 
 /// What a node has to do still, and a drain waits for.
@@ -51,6 +53,8 @@ pub struct Work {
     pub transactions: u64,
     /// Dialogs.
     pub dialogs: u64,
+    /// Legs of calls that it has itself, with their audio.
+    pub sessions: u64,
     /// Call events that are not in Cassandra.
     pub events: u64,
 }
@@ -64,8 +68,11 @@ impl Work {
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transactions, dialogs, events } = self;
-        write!(f, "{transactions} transactions, {dialogs} dialogs, {events} call events that are not in Cassandra")
+        let Self { transactions, dialogs, sessions, events } = self;
+        write!(
+            f,
+            "{transactions} transactions, {dialogs} dialogs, {sessions} sessions, {events} call events that are not in Cassandra"
+        )
     }
 }
 

@@ -135,6 +135,7 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
         if let Some(work) = status.at_work {
             gauge("transactions", "Transactions that are not over", work.transactions);
             gauge("dialogs", "Dialogs", work.dialogs);
+            gauge("sessions", "Legs of calls with their audio", work.sessions);
             gauge("call_events", "Call events that are not in Cassandra", work.events);
         }
     }

@@ -55,7 +55,7 @@ impl Kamailio {
             Ok(refusal) => refusal,
             Err(error) => return Look { trouble: Some(format!("{error:#}")), ..Look::default() },
         };
-        Look { is_alive: true, trouble, at_work: self.at_work().await }
+        Look { is_alive: true, trouble, at_work: self.at_work().await, load: None }
     }
 
     /// Has it give up an address that moves between nodes.
@@ -102,7 +102,7 @@ impl Kamailio {
             dialogs = known.min(number(&calls, "live_calls")?);
             events = number(&calls, "call_events_spooled")?;
         }
-        Some(Work { transactions, dialogs, events })
+        Some(Work { transactions, dialogs, events, ..Work::default() })
     }
 
     /// Whether the address of a load balancer is another's: what goes on ends there.

@@ -10,6 +10,9 @@ mod files;
 pub mod health;
 pub mod http;
 pub mod kamailio;
+mod load;
+#[cfg(feature = "media")]
+pub mod media;
 pub mod members;
 mod options;
 pub mod process;

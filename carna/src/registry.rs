@@ -244,7 +244,10 @@ impl Registry {
     }
 
     fn is_now(&mut self, published: Announcement) {
-        tracing::info!("published as {}, {}", published.id(), published.state.name());
+        // A load changes all the time.
+        if self.published.as_ref().map(|before| before.state) != Some(published.state) {
+            tracing::info!("published as {}, {}", published.id(), published.state.name());
+        }
         self.published = Some(published);
     }
 

@@ -255,5 +255,6 @@ fn announcement(name: &str, host: u16) -> Announcement {
         sip: [(Transport::Udp, SocketAddr::from(([127, 1, high, low], 5060)))].into(),
         version: String::new(),
         started: String::new(),
+        load: None,
     }
 }

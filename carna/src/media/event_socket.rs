@@ -1,0 +1,127 @@
+//! The way to FreeSWITCH: its event socket (mod_event_socket), inbound, as long as there is one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use freeswitch_esl_tokio::{
+    ConnectionStatus, EslClient, EslConnectOptions, EslError, EslEvent, EslEventType, EventFormat,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::config::Secret;
+
+/// What is told of channels.
+const CHANNELS: [EslEventType; 4] = [
+    EslEventType::ChannelCreate,
+    EslEventType::ChannelAnswer,
+    EslEventType::ChannelBridge,
+    EslEventType::ChannelHangupComplete,
+];
+/// Events that may wait here for a moment.
+const QUEUE: usize = 10_000;
+/// How long an answer is waited for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may say nothing: it is asked for its status all the time.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// The first pause before the next attempt to connect, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What comes by an event socket.
+pub(crate) enum Seen<'e> {
+    /// Events come from now on: of what happened before nothing may be known.
+    Beginning,
+    /// An event.
+    Event(&'e EslEvent),
+}
+
+/// An event socket, which is connected again when it ends.
+#[derive(Debug)]
+pub(crate) struct EventSocket {
+    client: watch::Receiver<Option<EslClient>>,
+    task: JoinHandle<()>,
+}
+
+impl EventSocket {
+    /// That of a FreeSWITCH which is there, now or later. What is seen goes to `take`.
+    pub(crate) fn open(address: SocketAddr, password: Secret, take: impl FnMut(Seen<'_>) + Send + 'static) -> Self {
+        let (tell, client) = watch::channel(None);
+        Self { client, task: tokio::spawn(keep(address, password, tell, take)) }
+    }
+
+    /// Has it run a command of its API, and gives what that says.
+    ///
+    /// # Errors
+    /// There is no connection, no answer, or a refusal.
+    pub(crate) async fn api(&self, command: &str) -> Result<String> {
+        let client = self.client.borrow().clone().context("its event socket is not connected")?;
+        let answer = client.api(command).await.with_context(|| format!("no answer to '{command}'"))?;
+        Ok(answer.api_result().with_context(|| format!("'{command}' is refused"))?.to_owned())
+    }
+
+    /// Takes nothing more.
+    pub(crate) async fn close(&self) {
+        self.task.abort();
+        let client = self.client.borrow().clone();
+        if let Some(client) = client {
+            let _ = client.disconnect().await; // it may be gone
+        }
+    }
+}
+
+/// Connects again and again, for ever.
+async fn keep(
+    address: SocketAddr,
+    password: Secret,
+    tell: watch::Sender<Option<EslClient>>,
+    mut take: impl FnMut(Seen<'_>) + Send,
+) {
+    let (mut pause, mut complaint) = (FIRST_PAUSE, String::new());
+    loop {
+        let ended = session(address, &password, &tell, &mut take).await;
+        let was_connected = tell.send_replace(None).is_some();
+        let why = ended.unwrap_or_else(|error| error.to_string());
+        if was_connected {
+            pause = FIRST_PAUSE;
+        }
+        // While it starts, or has another password, each attempt fails the same way.
+        if was_connected || why != complaint {
+            tracing::warn!("no event socket at {address}: {why}");
+        }
+        complaint = why;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One connection from its beginning to its end. Gives why it ended.
+async fn session(
+    address: SocketAddr,
+    password: &Secret,
+    tell: &watch::Sender<Option<EslClient>>,
+    take: &mut (impl FnMut(Seen<'_>) + Send),
+) -> Result<String, EslError> {
+    let options = EslConnectOptions::new().with_event_queue_size(QUEUE).with_connect_timeout(ANSWER_LIMIT);
+    let host = address.ip().to_string();
+    let (client, mut events) = EslClient::connect_with_options(&host, address.port(), password.text(), options).await?;
+    client.set_command_timeout(ANSWER_LIMIT);
+    client.set_liveness_timeout(SILENCE_LIMIT);
+    take(Seen::Beginning);
+    client.subscribe_events(EventFormat::Json, CHANNELS).await?;
+    tracing::info!("connected with the event socket at {address}");
+    tell.send_replace(Some(client.clone()));
+    while let Some(event) = events.recv().await {
+        match event {
+            Ok(event) => take(Seen::Event(&event)),
+            // One that cannot be read, or that had no room: those after it can.
+            Err(error) => tracing::error!("events of channels are lost: {error}"),
+        }
+    }
+    Ok(match client.status() {
+        ConnectionStatus::Disconnected(reason) => reason.to_string(),
+        _ => "it has ended".to_owned(),
+    })
+}
