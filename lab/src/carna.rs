@@ -1,4 +1,4 @@
-//! Kamailio under Carna: nodes that find each other in ZooKeeper.
+//! Servers under Carna: nodes that find each other in ZooKeeper.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,6 +11,7 @@ use fleet::Role;
 use rustix::process::{Pid, Signal as Raw, kill_process_group};
 use serde_json::{Value, json};
 
+use crate::event_socket::{self, FreeSwitch};
 use crate::process::{Managed, OnOurDeath, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
@@ -30,8 +31,17 @@ pub struct Plan {
     env: Vec<(String, String)>,
     attempts: u32,
     is_in_database: bool,
+    media: Option<Media>,
     program: PathBuf,
     dir: RunDir,
+}
+
+/// What a media node has besides.
+#[derive(Debug)]
+struct Media {
+    event_socket: SocketAddrV4,
+    /// Where Cassandra answers.
+    contact_point: String,
 }
 
 /// A node. Dropping it kills it.
@@ -54,9 +64,17 @@ impl Plan {
             env: Vec::new(),
             attempts: 5,
             is_in_database: false,
+            media: None,
             program: workspace().target().join("release/carna"),
             dir: RunDir::new("carna")?,
         })
+    }
+
+    /// A media node, whose FreeSWITCH is this double; its process only sleeps. What happens to channels goes to this Cassandra.
+    pub fn of_media(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Self> {
+        let media = Media { event_socket: double.event_socket(), contact_point: contact_point.to_owned() };
+        let plan = Self::new(Role::Media, zookeeper, name)?;
+        Ok(Self { address: double.sip(), media: Some(media), ..plan })
     }
 
     /// With this build of Carna.
@@ -145,29 +163,52 @@ impl Plan {
     /// The node's carna.toml.
     fn config(&self, place: &str) -> Result<String> {
         let dir = self.dir.path().display();
-        let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", self.role));
-        let modules = kamailio::module_path(kamailio::our_module_dir().as_deref())?;
         Ok(format!(
             "state_dir = '{dir}'\n\
              [node]\nrole = '{role}'\nname = '{name}'\ndc = 'dc1'\nsip = {{ udp = '{address}' }}\n\
-             [process]\n\
-             command = ['kamailio', '-DD', '-E', '-n', '2', '-m', '64', '-M', '8', '-L', '{modules}', '-Y', '{dir}', '-w', '{dir}', \
-             '-f', '{script}']\n\
-             restart_pause = '500ms'\nattempts = {attempts}\n\
+             [process]\nrestart_pause = '500ms'\nattempts = {attempts}\n{server}\
              [zookeeper]\nservers = '{servers}'\nsession_timeout = '2s'\nhold = '1s'\n\
-             [dispatcher]\n{place}\nrpc = '{dir}/kamailio_rpc.sock'\n\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
              [drain]\nnotice = '5s'\nlimit = '60s'\n\
              [http]\nlisten = '{host}:{HTTP_PORT}'\n",
             role = self.role,
             name = self.name,
             address = self.address,
-            script = script.display(),
             attempts = self.attempts,
+            server = match &self.media {
+                Some(media) => media.config(),
+                None => self.kamailio(place)?,
+            },
             servers = self.servers,
             here = self.here(),
             host = self.here().ip(),
         ))
+    }
+
+    /// What of it is about Kamailio: the end of `[process]`, and a part of its own.
+    fn kamailio(&self, place: &str) -> Result<String> {
+        let dir = self.dir.path().display();
+        let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", self.role));
+        let modules = kamailio::module_path(kamailio::our_module_dir().as_deref())?;
+        Ok(format!(
+            "command = ['kamailio', '-DD', '-E', '-n', '2', '-m', '64', '-M', '8', '-L', '{modules}', '-Y', '{dir}', '-w', '{dir}', \
+             '-f', '{script}']\n\
+             [dispatcher]\n{place}\nrpc = '{dir}/kamailio_rpc.sock'\n",
+            script = script.display(),
+        ))
+    }
+}
+
+impl Media {
+    /// What of the node's carna.toml is about FreeSWITCH: the end of `[process]`, and parts of their own.
+    fn config(&self) -> String {
+        let Self { event_socket, contact_point } = self;
+        format!(
+            "command = ['sleep', 'infinity']\n\
+             [media]\nevent_socket = '{event_socket}'\npassword = '{password}'\n\
+             [cassandra]\ncontact_points = '{contact_point}'\n",
+            password = event_socket::PASSWORD,
+        )
     }
 }
 
@@ -219,7 +260,7 @@ impl Node {
         Ok((code, content.to_owned()))
     }
 
-    /// Its Kamailio's main process.
+    /// Its Kamailio's main process, or what stands for it.
     pub fn kamailio(&self) -> Result<u32> {
         let log = self.log();
         let line = log.lines().rfind(|line| line.contains(" as process ")).context("nothing was started")?;

@@ -1,10 +1,12 @@
 //! What the suites share: nodes with this build of Carna, and what is in ZooKeeper.
+#![allow(dead_code, reason = "each suite uses a part")]
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fleet::{Announcement, Role};
 use lab::carna::Plan;
+use lab::event_socket::FreeSwitch;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 use tokio::runtime::{Builder, Runtime};
@@ -15,6 +17,11 @@ const SOON: Duration = Duration::from_secs(40);
 /// A load balancer by this name.
 pub(crate) fn load_balancer(zookeeper: &ZooKeeper, name: &str) -> Result<Plan> {
     Ok(Plan::new(Role::LoadBalancer, zookeeper, name)?.program(env!("CARGO_BIN_EXE_carna")))
+}
+
+/// A media node by this name, whose FreeSWITCH is this double, and whose Cassandra answers there.
+pub(crate) fn media_node(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Plan> {
+    Ok(Plan::of_media(zookeeper, name, double, contact_point)?.program(env!("CARGO_BIN_EXE_carna")))
 }
 
 /// What is in ZooKeeper.
