@@ -220,6 +220,10 @@ fn one_story(site: &Site) -> Result<()> {
     ensure!(bridge["extra"]["other"] == "b-the-call" && bridge["node"] == "m-story", "{bridge}");
     ensure!(end["reason"] == "NORMAL_CLEARING" && end["extra"]["mos"] == "4.42", "{end}");
     ensure!(steps[2]["leg"] == "leg-of-the-call", "{}", steps[2]);
+    let shown = sipctl::run(&settings(&site.cassandra), &["call", "the-call"], "")?;
+    for line in ["media: 2 legs on m-story, MOS 4.42 and 4.42", "channel-bridge", "RTP in 617"] {
+        ensure!(shown.contains(line), "'{line}' is not in\n{shown}");
+    }
     Ok(())
 }
 
