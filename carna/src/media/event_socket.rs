@@ -125,3 +125,103 @@ async fn session(
         _ => "it has ended".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const WELCOME: &str = "Content-Type: auth/request\n\n";
+    const ACCEPTED: &str = "Content-Type: command/reply\nReply-Text: +OK accepted\n\n";
+
+    fn password() -> Secret {
+        serde_json::from_str("\"secret\"").expect("text")
+    }
+
+    /// Says this to whoever connects, and ends the connection when the other side has nothing more to say.
+    async fn say(mut stream: TcpStream, said: &[u8]) {
+        let _ = stream.write_all(said).await;
+        let mut heard = [0; 1024];
+        while let Ok(Ok(1..)) = timeout(Duration::from_millis(100), stream.read(&mut heard)).await {}
+    }
+
+    /// Whether an event socket at which this was said is connected again.
+    async fn comes_again_after(said: Vec<u8>) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let socket = EventSocket::open(listener.local_addr().expect("bound"), password(), |_| {});
+        let (first, _) = listener.accept().await.expect("connected");
+        say(first, &said).await;
+        let again = timeout(SOON, listener.accept()).await.is_ok();
+        socket.close().await;
+        again
+    }
+
+    #[tokio::test]
+    async fn whatever_is_said_it_is_connected_again() {
+        let event = |length: &str, body: &str| {
+            format!("{WELCOME}{ACCEPTED}{ACCEPTED}Content-Length: {length}\nContent-Type: text/event-json\n\n{body}")
+        };
+        let texts = [
+            String::new(),
+            "SSH-2.0-OpenSSH_9.2\n\n".to_owned(),
+            format!("{WELCOME}Content-Type: command/reply\nReply-Text: -ERR invalid\n\n"),
+            "Content-Type: text/rude-rejection\nContent-Length: 24\n\nAccess Denied, go away.\n".to_owned(),
+            event("99999999999999999999", ""),
+            event("4294967296", "{}"),
+            event("-1", "{}"),
+            event("2", "[]"),
+            event("40", "{"),
+            format!("{WELCOME}{ACCEPTED}{ACCEPTED}{}", "x".repeat(100_000)),
+            format!("{WELCOME}{ACCEPTED}{ACCEPTED}Content-Type: text/disconnect-notice\nContent-Length: 5\n\nbye.\n"),
+        ];
+        let mut cases = JoinSet::new();
+        for text in texts {
+            cases.spawn(async move { (comes_again_after(text.clone().into_bytes()).await, text) });
+        }
+        while let Some(case) = cases.join_next().await {
+            let (again, text) = case.expect("no panic");
+            assert!(again, "not after {text:.200}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn whatever_bytes_come_it_is_connected_again(
+            start in prop_oneof![Just(String::new()), Just(WELCOME.to_owned()), Just(format!("{WELCOME}{ACCEPTED}{ACCEPTED}"))],
+            bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let said = [start.into_bytes(), bytes, b"\n\n".to_vec()].concat();
+            prop_assert!(runtime.block_on(comes_again_after(said)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_costs_no_other_event() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let names = seen.clone();
+        let take = move |what: Seen<'_>| {
+            let name = match what {
+                Seen::Beginning => "beginning",
+                Seen::Event(event) => freeswitch_esl_tokio::HeaderLookup::unique_id(event).unwrap_or_default(),
+            };
+            names.lock().expect("no panic").push(name.to_owned());
+        };
+        let _socket = EventSocket::open(listener.local_addr().expect("bound"), password(), take);
+        let (stream, _) = listener.accept().await.expect("connected");
+        let event = |body: &str| format!("Content-Length: {}\nContent-Type: text/event-json\n\n{body}", body.len());
+        let events = event("{\"Unique-ID\":\"a\"}") + &event("{\"Unique-ID\"") + &event("{\"Unique-ID\":\"b\"}");
+        say(stream, format!("{WELCOME}{ACCEPTED}{ACCEPTED}{events}").as_bytes()).await;
+        assert_eq!(*seen.lock().expect("no panic"), ["beginning", "a", "b"]);
+    }
+}
