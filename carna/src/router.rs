@@ -32,6 +32,8 @@ pub struct Router {
     kept: Kept,
     own: Announcement,
     members: Members,
+    /// Who was there last, whatever they had to do.
+    shown: Option<Vec<Announcement>>,
     /// Kamailio is not told to read again before that.
     reload_at: Instant,
 }
@@ -50,6 +52,7 @@ impl Router {
             members: Members::new(&own.dc, config.zookeeper.hold, config.settle(), kept.nodes()),
             kept,
             own,
+            shown: None,
             reload_at: Instant::now(),
         })
     }
@@ -81,7 +84,9 @@ impl Router {
                     if changed.is_err() {
                         return;
                     }
-                    self.observe(&seen.borrow_and_update().clone());
+                    if !self.observe(&seen.borrow_and_update().clone()) {
+                        continue;
+                    }
                 }
                 changed = starts.changed() => {
                     if changed.is_err() {
@@ -100,13 +105,20 @@ impl Router {
         }
     }
 
-    fn observe(&mut self, seen: &Seen) {
-        let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return };
-        self.members.observe(nodes.clone(), Moment::now());
-        let nodes: Vec<_> = self.members.at(Moment::now()).into_iter().map(|member| member.node).collect();
-        if let Err(error) = self.kept.keep_nodes(&nodes) {
-            tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
+    /// Takes over who is there. Gives whether that is new: how much a node has to do changes all the time, and nobody's list by it.
+    fn observe(&mut self, seen: &Seen) -> bool {
+        let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return false };
+        let shown: Vec<_> = nodes.iter().map(|node| Announcement { load: None, ..node.clone() }).collect();
+        self.members.observe(shown.clone(), Moment::now());
+        let is_new = self.shown.as_ref() != Some(&shown);
+        self.shown = Some(shown);
+        if is_new {
+            let nodes: Vec<_> = self.members.at(Moment::now()).into_iter().map(|member| member.node).collect();
+            if let Err(error) = self.kept.keep_nodes(&nodes) {
+                tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
+            }
         }
+        is_new
     }
 
     /// Who is routed to; this node itself when it knows no other, so that there is somebody.
