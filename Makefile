@@ -16,7 +16,7 @@ demo: deps build ## start everything, register two phones, make a call, show wha
 	$(LAB) demo
 
 test: deps-all build ## all the tests, as CI runs them
-	cargo test --workspace --no-fail-fast
+	scripts/test
 
 test-media: deps-all build ## calls with audio through media nodes; with FREESWITCH=/path/to/freeswitch through that one
 	cargo test --test media --test freeswitch

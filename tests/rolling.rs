@@ -11,11 +11,11 @@ use common::{DOMAIN, PASSWORD, Site, load, settings};
 use lab::carna::{Node, Plan};
 use lab::cassandra::Cassandra;
 use lab::machines::{self, Machine, Segment};
-use lab::process::Signal;
 use lab::sipp::{Running, Sipp};
 use lab::topology::Role;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
+use serde_json::Value;
 
 /// Two nodes of each; the load balancers last, who share an address.
 const WORKERS: [Role; 3] = [Role::Dispatcher, Role::Registrar, Role::Outbound];
@@ -35,6 +35,8 @@ const DRAINED: Duration = Duration::from_secs(90);
 const WHOLE_LOAD: Duration = Duration::from_secs(600);
 
 const REGISTRATIONS_PER_SECOND: f64 = 10.0;
+/// Half of them, on a busy machine.
+const LEAST_REGISTRATIONS_PER_MINUTE: u64 = 300;
 const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
 
 fn main() -> ExitCode {
@@ -70,10 +72,10 @@ impl Member {
     /// Tells its Carna to end, as whoever runs it does, and starts it again when it has.
     fn restart(&mut self) -> Result<()> {
         let mut node = self.node.take().context("a node that is being restarted")?;
-        node.process().signal(Signal::TERM)?;
-        let code = node.process().wait_for_exit(DRAINED)?;
+        node.tell_to_end()?;
+        node.wait_for_end(DRAINED)?;
         let log = node.log();
-        ensure!(code == 0 && log.contains("drained: nothing goes on any more"), "{code}: {log}");
+        ensure!(log.contains("drained: nothing goes on any more"), "{log}");
         self.node = Some(match &self.machine {
             Some(machine) => machine.inside(|| node.again())?,
             None => node.again()?,
@@ -83,9 +85,7 @@ impl Member {
 
     /// Whether it takes part, knows all the others, and may take an address.
     fn is_up(&self) -> bool {
-        let is_ready = self.node().is_ok_and(|node| {
-            node.get("/ready").is_ok_and(|(code, _)| code == 200) && node.until_loaded(DESTINATIONS).is_ok()
-        });
+        let is_ready = self.node().is_ok_and(|node| node.is_ready() && node.until_loaded(DESTINATIONS).is_ok());
         let may_take = |machine: &Machine| {
             let log = machine.log();
             log.rfind("Entering FAULT STATE").is_none_or(|fault| log[fault..].contains("Entering BACKUP STATE"))
@@ -159,6 +159,19 @@ impl Scene {
         Ok([load::endless(calling).spawn()?, registering.spawn()?, answering])
     }
 
+    /// Waits until a load balancer shows what dispatchers and registrars have to do.
+    fn until_load_is_shown(&self) -> Result<()> {
+        let balancer = self.members.last().context("no node")?.node()?;
+        let shown = || -> Result<[u64; 2]> {
+            let status: Value = serde_json::from_str(&balancer.get("/status")?.1)?;
+            let nodes = status["nodes"].as_array().context("no nodes")?;
+            Ok(["calls", "registrations"].map(|what| nodes.iter().filter_map(|node| node[what].as_u64()).sum()))
+        };
+        let is_right = |[calls, registrations]: [u64; 2]| calls > 0 && registrations > LEAST_REGISTRATIONS_PER_MINUTE;
+        until("calls and registrations on the page", SOON, || shown().is_ok_and(is_right))
+            .with_context(|| format!("shown are {:?}\n{}", shown(), self.logs()))
+    }
+
     fn logs(&self) -> String {
         self.members.iter().map(Member::log).collect::<Vec<_>>().join("\n----\n")
     }
@@ -167,6 +180,7 @@ impl Scene {
 fn restarted(site: &Site) -> Result<()> {
     let mut scene = Scene::start(site)?;
     let [calling, registering, _answering] = scene.load().with_context(|| scene.logs())?;
+    scene.until_load_is_shown()?;
     for index in 0..scene.members.len() {
         scene.members[index].restart()?;
         scene.until_all_are_up()?;

@@ -1,7 +1,7 @@
 //! `make bench`: this system and the stock peer side by side, in one run, on the same machine.
 //!
-//! Four benchmarks: a challenged REGISTER; the two operations that a registrar does most: re-REGISTER and lookup; the recording
-//! of calls; and a look at those under way.
+//! Five benchmarks: a challenged REGISTER; the two operations that a registrar does most: re-REGISTER and lookup; the recording
+//! of calls; a look at those under way; and registrars that come and go.
 #![forbid(unsafe_code)]
 
 mod calls;
@@ -13,6 +13,7 @@ mod peers;
 mod phones;
 mod register;
 mod report;
+mod scale;
 mod view;
 
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Benchmark {
     Calls,
     /// A look at ten thousand calls under way
     View,
+    /// Registrars that come and go
+    Scale,
     /// The load of a part of the benchmark `location`
     #[command(hide = true)]
     Driver(driver::Load),
@@ -98,12 +101,14 @@ fn run(cli: &Cli) -> Result<()> {
             register::run(&cli.options)?;
             location::run(&cli.options)?;
             calls::run(&cli.options)?;
-            view::run(&cli.options)
+            view::run(&cli.options)?;
+            scale::run(&cli.options)
         }
         Some(Benchmark::Register) => register::run(&cli.options),
         Some(Benchmark::Location) => location::run(&cli.options),
         Some(Benchmark::Calls) => calls::run(&cli.options),
         Some(Benchmark::View) => view::run(&cli.options),
+        Some(Benchmark::Scale) => scale::run(&cli.options),
         Some(Benchmark::Driver(load)) => driver::run(load, &cli.options),
     }
 }

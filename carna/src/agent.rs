@@ -1,5 +1,6 @@
 //! A node from its start to its end.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
@@ -12,16 +13,17 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::changes;
 use crate::config::Config;
 use crate::health::{Health, Look, Work};
 use crate::http::{self, Status, Told};
-use crate::load::Load;
+use crate::loads::{Loads, Meter};
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::Router;
 use crate::server::Server;
 use crate::state::Kept;
-use fleet::{Announcement, State};
+use fleet::{Announcement, Load, State};
 
 /// The longest pause between two starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -45,15 +47,24 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let (tell_seen, seen) = watch::channel(Seen::default());
     let (tell_start, starts) = watch::channel(0);
     let server = Arc::new(Server::new(&config, &own.name)?);
-    // Who does not route by the list of nodes lacks none.
-    let (tell_loaded, loaded) = watch::channel(server.router().is_none());
+    let (tell_loaded, loaded) = watch::channel(false);
     let status =
         Status { node: own.clone(), is_alive: true, trouble: Some(STARTING.to_owned()), starts: 0, at_work: None };
     let (tell_status, status) = watch::channel(status);
-    let http = http::serve(http::listen(config.http.listen).await?, Told { status, seen: seen.clone(), loaded });
-    let router = router(&config, &own, &kept, &server)?;
-    let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen));
-    let routing = router.map(|router| tokio::spawn(router.keep(seen, starts, tell_loaded)));
+    let listener = http::listen(config.http.listen).await?;
+    let mut router = Router::new(&config, own.clone(), kept.clone(), server.router().cloned())?;
+    router.write().context("Kamailio's nodes cannot be written")?;
+    let (tell_known, known) = watch::channel(router.members());
+    let (tell_changes, last_changes) = watch::channel(Vec::new());
+    let (tell_load, load) = watch::channel(Load::default());
+    let (tell_loads, loads) = watch::channel(BTreeMap::new());
+    let (looked, looked_at) = watch::channel(None);
+    let exchange = Loads { id: own.id(), own: load.clone(), looked: looked_at, known: tell_loads };
+    let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen, exchange));
+    let routing = tokio::spawn(router.keep(seen.clone(), starts, tell_loaded, tell_known));
+    let noting = tokio::spawn(changes::keep(seen.clone(), known.clone(), tell_changes));
+    let told = Told { status, seen, loaded, known, changes: last_changes, load, loads, looked };
+    let http = http::serve(listener, told);
     let (tell_look, mut looks) = mpsc::channel(1);
     let mut agent = Agent {
         health: Health::new(config.health.rises, config.health.falls),
@@ -62,9 +73,10 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         failed: 0,
         starts: 0,
         look: Look::default(),
-        load: Load::default(),
+        meter: Meter::default(),
         tell_start,
         tell_status,
+        tell_load,
         publish,
         own,
         server: server.clone(),
@@ -90,21 +102,12 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         }
     };
     looking.abort();
-    if let Some(routing) = routing {
-        routing.abort();
-    }
+    routing.abort();
+    noting.abort();
     drop(agent);
     let _ = tokio::time::timeout(WITHDRAWAL, registry).await;
     server.close().await;
     ended
-}
-
-/// What keeps the list of nodes that the server routes by, if it does, with those written that were kept.
-fn router(config: &Config, own: &Announcement, kept: &Kept, server: &Server) -> Result<Option<Router>> {
-    let Some(rpc) = server.router() else { return Ok(None) };
-    let mut router = Router::new(config, own.clone(), kept.clone(), rpc.clone())?;
-    router.write().context("Kamailio's nodes cannot be written")?;
-    Ok(Some(router))
 }
 
 /// Looks at the server for ever.
@@ -157,12 +160,13 @@ struct Agent {
     starts: u32,
     /// What was seen last.
     look: Look,
-    load: Load,
+    meter: Meter,
     server: Arc<Server>,
     kept: Kept,
     publish: watch::Sender<Option<Announcement>>,
     tell_start: watch::Sender<u32>,
     tell_status: watch::Sender<Status>,
+    tell_load: watch::Sender<Load>,
 }
 
 impl Agent {
@@ -375,6 +379,7 @@ impl Agent {
     /// Takes what a look at the node has shown.
     fn look(&mut self, look: Look) {
         self.look = look.clone();
+        self.tell_load.send_replace(self.meter.take(look.counts, Instant::now()));
         if let Life::Starting(..) = self.life
             && look.is_alive
         {
@@ -403,14 +408,11 @@ impl Agent {
     fn judge(&mut self, look: &Look) {
         let is_healthy = self.health.take(look.trouble.is_none());
         let is_published = self.publish.borrow().is_some();
-        let load = look.load.map(|percent| self.load.take(percent, Instant::now()));
-        let is_other_load = std::mem::replace(&mut self.own.load, load) != load;
         match (is_healthy, is_published) {
             (true, false) => {
                 tracing::info!("healthy");
                 self.publish.send_replace(Some(self.own.clone()));
             }
-            (true, true) if is_other_load => drop(self.publish.send_replace(Some(self.own.clone()))),
             (false, true) => {
                 let why = look.trouble.as_deref().unwrap_or_default();
                 tracing::warn!("not healthy: {why}; the others are told not to send anything here");

@@ -121,7 +121,7 @@ pub struct Dispatcher {
     pub list: Option<PathBuf>,
     /// Or the SQLite database with its table.
     pub database: Option<PathBuf>,
-    /// A file of further lines: sets of gateways, whose ids are 10 to 99.
+    /// A file of further lines: sets of gateways, whose ids are 10 to 99, and media nodes that have no agent, set 5.
     pub further: Option<PathBuf>,
     /// The Unix socket of Kamailio's module `jsonrpcs`.
     pub rpc: Option<PathBuf>,
@@ -492,7 +492,6 @@ impl Config {
             sip: self.node.sip.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: String::new(),
-            load: None,
         })
     }
 }

@@ -42,8 +42,21 @@ pub struct Look {
     pub trouble: Option<String>,
     /// What it has to do still; `None` when it does not tell.
     pub at_work: Option<Work>,
-    /// How much that is, in percent of what it can do; `None` when it does not tell.
-    pub load: Option<u8>,
+    /// What it counts.
+    pub counts: Counts,
+}
+
+/// What the server of a node counts; of each thing nothing where it is not what the role is for, or is not told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Calls, and further legs, that are under way.
+    pub calls: Option<u64>,
+    /// REGISTERs applied since the start.
+    pub registrations: Option<u64>,
+    /// Legs of calls that it has itself, with their audio.
+    pub sessions: Option<u64>,
+    /// How many of those it may have.
+    pub max_sessions: Option<u64>,
 }
 
 /// What a node has to do still, and a drain waits for.

@@ -1,5 +1,6 @@
 //! How the node is, for schedulers, for Prometheus and for people: read-only, over HTTP.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 
@@ -15,10 +16,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::changes::Change;
 use crate::health::Work;
+use crate::members::Member;
+use crate::page;
 use crate::registry::Seen;
-use fleet::{Announcement, State};
+use fleet::{Announcement, Load, NodeId, State};
 
 /// How the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,16 @@ pub struct Told {
     pub seen: watch::Receiver<Seen>,
     /// Whether Kamailio routes by what is known of them.
     pub loaded: watch::Receiver<bool>,
+    /// Who is routed to.
+    pub known: watch::Receiver<Vec<Member>>,
+    /// What has happened, the latest first.
+    pub changes: watch::Receiver<Vec<Change>>,
+    /// What this node has to do.
+    pub load: watch::Receiver<Load>,
+    /// What all have to do.
+    pub loads: watch::Receiver<BTreeMap<NodeId, Load>>,
+    /// When somebody looked last at what all have to do.
+    pub looked: watch::Sender<Option<Instant>>,
 }
 
 /// Listens there from now on.
@@ -60,6 +75,8 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
 /// The kernel does not let it.
 pub async fn serve(listener: TcpListener, told: Told) -> Result<()> {
     let routes = Router::new()
+        .route("/", get(page::page))
+        .route("/status", get(page::status))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/nodes", get(nodes))
@@ -89,7 +106,7 @@ async fn ready(Shared(told): Shared<Told>) -> Response {
     answer(why_not_ready(&told))
 }
 
-fn why_not_ready(told: &Told) -> Option<String> {
+pub(crate) fn why_not_ready(told: &Told) -> Option<String> {
     let status = told.status.borrow();
     if status.node.state == State::Draining {
         return Some("it drains".to_owned());
@@ -137,6 +154,16 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
             gauge("dialogs", "Dialogs", work.dialogs);
             gauge("sessions", "Legs of calls with their audio", work.sessions);
             gauge("call_events", "Call events that are not in Cassandra", work.events);
+        }
+        let load = told.load.borrow();
+        if let Some(calls) = load.calls {
+            gauge("calls", "Calls and further legs that are under way", calls);
+        }
+        if let Some(registrations) = load.registrations {
+            gauge("registrations_per_minute", "REGISTERs applied in a minute", registrations);
+        }
+        if let Some(most) = load.max_sessions {
+            gauge("max_sessions", "Legs of calls that it may have", most);
         }
     }
     let nodes = Family::<Labels, Gauge>::default();

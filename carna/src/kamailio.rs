@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
 
-use crate::health::{Look, Work};
+use crate::health::{Counts, Look, Work};
 use crate::options;
 use fleet::Role;
 
@@ -55,7 +55,13 @@ impl Kamailio {
             Ok(refusal) => refusal,
             Err(error) => return Look { trouble: Some(format!("{error:#}")), ..Look::default() },
         };
-        Look { is_alive: true, trouble, at_work: self.at_work().await, load: None }
+        let under_way = self.under_way().await;
+        // After that: what has ended meanwhile is an event now, and not overlooked.
+        let stats =
+            if self.role.needs_cassandra() { self.rpc.call("cassandra.stats", json!([])).await.ok() } else { None };
+        let at_work = under_way.and_then(|under_way| at_work(self.role, under_way, stats.as_ref()));
+        let counts = stats.as_ref().map(|stats| counts(self.role, stats)).unwrap_or_default();
+        Look { is_alive: true, trouble, at_work, counts }
     }
 
     /// Has it give up an address that moves between nodes.
@@ -86,29 +92,46 @@ impl Kamailio {
         }
     }
 
-    /// See [`Look::at_work`].
-    async fn at_work(&self) -> Option<Work> {
+    /// Transactions that are not over, and the dialogs that it knows.
+    async fn under_way(&self) -> Option<Work> {
         // Those that only wait for what is sent again are done; probes of this node's own would be there for ever.
         let stats = self.rpc.call("tm.stats", json!([])).await.ok()?;
         let mut transactions = number(&stats, "current")?.saturating_sub(number(&stats, "waiting")?);
         if self.role == Role::LoadBalancer && self.is_elsewhere().await {
             transactions = 0;
         }
-        let (mut dialogs, mut events) = (0, 0);
+        let mut dialogs = 0;
         if self.role == Role::Dispatcher {
-            let known = number(&self.rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
-            let calls = self.rpc.call("cassandra.stats", json!([])).await.ok()?;
-            // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
-            dialogs = known.min(number(&calls, "live_calls")?);
-            events = number(&calls, "call_events_spooled")?;
+            dialogs = number(&self.rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
         }
-        Some(Work { transactions, dialogs, events, ..Work::default() })
+        Some(Work { transactions, dialogs, ..Work::default() })
     }
 
     /// Whether the address of a load balancer is another's: what goes on ends there.
     async fn is_elsewhere(&self) -> bool {
         let variable = self.rpc.call("pv.shvGet", json!(["is_elsewhere"])).await;
         variable.is_ok_and(|variable| number(&variable, "value") == Some(1))
+    }
+}
+
+/// See [`Look::at_work`]: what is under way, and what the module says of it.
+fn at_work(role: Role, under_way: Work, stats: Option<&Value>) -> Option<Work> {
+    if role != Role::Dispatcher {
+        return Some(under_way);
+    }
+    let stats = stats?;
+    // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
+    let dialogs = under_way.dialogs.min(number(stats, "live_calls")?);
+    Some(Work { dialogs, events: number(stats, "call_events_spooled")?, ..under_way })
+}
+
+/// What is counted, by the statistics of the module.
+fn counts(role: Role, stats: &Value) -> Counts {
+    let of = |counting: Role, name: &str| if role == counting { number(stats, name) } else { None };
+    Counts {
+        calls: of(Role::Dispatcher, "live_calls"),
+        registrations: of(Role::Registrar, "accepted_regs"),
+        ..Counts::default()
     }
 }
 
@@ -163,5 +186,18 @@ struct Bound(PathBuf);
 impl Drop for Bound {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_counts_what_it_is_for() {
+        let stats = json!({"live_calls": 7, "accepted_regs": "12"});
+        assert_eq!(counts(Role::Dispatcher, &stats), Counts { calls: Some(7), ..Counts::default() });
+        assert_eq!(counts(Role::Registrar, &stats), Counts { registrations: Some(12), ..Counts::default() });
+        assert_eq!(counts(Role::Outbound, &stats), Counts::default());
     }
 }

@@ -5,16 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod changes;
 pub mod config;
 mod files;
 pub mod health;
 pub mod http;
 pub mod kamailio;
-mod load;
+pub mod loads;
 #[cfg(feature = "media")]
 pub mod media;
 pub mod members;
 mod options;
+pub mod page;
 pub mod process;
 pub mod registry;
 pub mod router;

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, anyhow};
 
 use crate::config::Config;
-use crate::health::{Look, Work};
+use crate::health::{Counts, Look, Work};
 use crate::options;
 use channels::Channels;
 use event_socket::EventSocket;
@@ -67,7 +67,8 @@ impl FreeSwitch {
         let trouble = if status.is_ready { refusal.filter(|_| !status.is_full()) } else { Some(NOT_READY.to_owned()) };
         let events = self.history.as_ref().map_or(0, History::waiting);
         let at_work = Work { sessions: status.sessions, events, ..Work::default() };
-        Look { is_alive: true, trouble, at_work: Some(at_work), load: status.load() }
+        let counts = Counts { sessions: Some(status.sessions), max_sessions: status.most, ..Counts::default() };
+        Look { is_alive: true, trouble, at_work: Some(at_work), counts }
     }
 
     /// Has it refuse new calls. Those that it has go on, and may call others.

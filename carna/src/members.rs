@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fleet::{Announcement, NodeId, State};
+use serde::Serialize;
 
 /// A node that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,34 @@ pub struct Member {
     pub node: Announcement,
     /// Whether it gets what is new.
     pub takes_new: bool,
+    /// Whether ZooKeeper does not show it any more, or did not yet.
+    pub is_missing: bool,
+}
+
+/// How a node stands with this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It gets what comes.
+    Up,
+    /// It gets nothing yet.
+    New,
+    /// It gets nothing new any more.
+    Draining,
+    /// It is not there, and held to be there for a while.
+    Missing,
+}
+
+impl Member {
+    /// How it stands with this node.
+    pub fn standing(&self) -> Standing {
+        match (self.is_missing, self.node.state, self.takes_new) {
+            (true, ..) => Standing::Missing,
+            (_, State::Draining, _) => Standing::Draining,
+            (_, State::Up, false) => Standing::New,
+            (_, State::Up, true) => Standing::Up,
+        }
+    }
 }
 
 /// The nodes that are known.
@@ -83,6 +112,7 @@ impl Members {
             node: known.announcement.clone(),
             takes_new: known.announcement.state == State::Up
                 && (known.is_settled(now) || !self.others(known).any(|other| other.is_settled(now))),
+            is_missing: known.missing_since.is_some(),
         };
         self.known.values().map(member).collect()
     }
@@ -185,6 +215,22 @@ mod tests {
         members.observe(vec![registrar("r1")], start + SETTLE);
         members.observe(vec![registrar("r1"), registrar("r2")], start + SETTLE);
         assert_eq!(used(&mut members, start + SETTLE), ["r1", "r2"]);
+    }
+
+    #[test]
+    fn it_is_seen_how_each_stands() {
+        let start = Instant::now();
+        let standings =
+            |members: &mut Members| -> Vec<Standing> { members.at(start).iter().map(Member::standing).collect() };
+        let mut members = Members::new("dc1", HOLD, SETTLE, Vec::new());
+        let draining = Announcement { state: State::Draining, ..registrar("r2") };
+        members.observe(vec![registrar("r1"), draining, registrar("r3")], start);
+        members.observe(vec![registrar("r1"), registrar("r2"), registrar("r3")], start);
+        assert_eq!(standings(&mut members), [Standing::Up; 3], "one that stays after all is not new");
+        let draining = Announcement { state: State::Draining, ..registrar("r2") };
+        members.observe(vec![registrar("r1"), draining, registrar("r4")], start);
+        let expected = [Standing::Up, Standing::Draining, Standing::Missing, Standing::New];
+        assert_eq!(standings(&mut members), expected);
     }
 
     #[test]

@@ -68,12 +68,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// The one that has this pid now.
+    /// The one that has this pid now, unless it has ended and nobody has asked for its exit code yet.
     pub fn of(pid: Pid) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-        // The name is in parentheses, and may hold anything; the 20th field after it is the start.
-        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-        Some(Self { pid: pid.as_raw_nonzero().get(), started })
+        // The name is in parentheses, and may hold anything; after it are the state and, as the 20th field, the start.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let started = fields.get(19)?.parse().ok()?;
+        (fields[0] != "Z").then_some(Self { pid: pid.as_raw_nonzero().get(), started })
     }
 
     /// Its pid, while it is there.

@@ -1,6 +1,7 @@
 //! ZooKeeper: what this node says there, and who else is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,6 +10,7 @@ use zookeeper_client::{
     Acls, AddWatchMode, Client, CreateMode, Error, EventType, PersistentWatcher, SessionState, WatchedEvent,
 };
 
+use crate::loads::Loads;
 use fleet::directory::Published;
 use fleet::{Announcement, Directory, NodeId};
 
@@ -42,11 +44,16 @@ pub struct Seen {
 }
 
 /// Publishes what `own` holds as long as it holds something, and tells in `seen` who is there, until `own` is gone. Then this node is
-/// withdrawn, too.
-pub async fn keep(config: RegistryConfig, own: watch::Receiver<Option<Announcement>>, seen: watch::Sender<Seen>) {
+/// withdrawn, too. Meanwhile what there is to do is exchanged as well.
+pub async fn keep(
+    config: RegistryConfig,
+    own: watch::Receiver<Option<Announcement>>,
+    seen: watch::Sender<Seen>,
+    loads: Loads,
+) {
     loop {
         // In a task of its own: a panic of the client library is the end of one session, not of them all.
-        let ended = tokio::spawn(session(config.clone(), own.clone(), seen.clone())).await;
+        let ended = tokio::spawn(session(config.clone(), own.clone(), seen.clone(), loads.clone())).await;
         seen.send_modify(|seen| (seen.is_connected, seen.is_published) = (false, false));
         let why = match ended {
             Ok(Ok(())) => return,
@@ -63,10 +70,12 @@ async fn session(
     config: RegistryConfig,
     mut own: watch::Receiver<Option<Announcement>>,
     seen: watch::Sender<Seen>,
+    loads: Loads,
 ) -> Result<(), Error> {
     let connector = Client::connector().with_session_timeout(config.session_timeout);
     let client = connector.connect(&config.servers).await?;
     tracing::info!("ZooKeeper session {}, timeout {:?}", client.session_id(), client.session_timeout());
+    let mut loads = pin!(loads.exchange(client.clone(), config.directory.clone(), seen.subscribe()));
     let mut registry = Registry::open(client, config.directory).await?;
     let mut state = registry.client.state_watcher();
     let mut read_at = Instant::now();
@@ -100,6 +109,7 @@ async fn session(
                 registry.publish(wanted).await?;
                 seen.send_modify(|seen| seen.is_published = registry.published.is_some());
             }
+            () = &mut loads => {}
             () = sleep_until(read_at) => {
                 if registry.unread.is_empty() {
                     registry.unread.add_all();
@@ -244,10 +254,7 @@ impl Registry {
     }
 
     fn is_now(&mut self, published: Announcement) {
-        // A load changes all the time.
-        if self.published.as_ref().map(|before| before.state) != Some(published.state) {
-            tracing::info!("published as {}, {}", published.id(), published.state.name());
-        }
+        tracing::info!("published as {}, {}", published.id(), published.state.name());
         self.published = Some(published);
     }
 

@@ -25,34 +25,39 @@ const RETRY: Duration = Duration::from_secs(1);
 /// See [`Router::keep`].
 #[derive(Debug)]
 pub struct Router {
-    place: Place,
+    /// `None`: nothing here routes, and only who is there is kept.
+    target: Option<Target>,
     further: Vec<Line>,
-    rpc: Arc<Rpc>,
     reload_delta: Duration,
     kept: Kept,
     own: Announcement,
     members: Members,
-    /// Who was there last, whatever they had to do.
-    shown: Option<Vec<Announcement>>,
     /// Kamailio is not told to read again before that.
     reload_at: Instant,
 }
 
+/// What routes by the nodes that are known.
+#[derive(Debug)]
+struct Target {
+    place: Place,
+    rpc: Arc<Rpc>,
+}
+
 impl Router {
-    /// For a node of which this is the configuration; it begins with the nodes that were kept.
+    /// For a node of which this is the configuration, and whose Kamailio, if it has one, is reached so; it begins with the nodes that were
+    /// kept.
     ///
     /// # Errors
     /// The file of further lines is not usable.
-    pub fn new(config: &Config, own: Announcement, kept: Kept, rpc: Arc<Rpc>) -> Result<Self> {
+    pub fn new(config: &Config, own: Announcement, kept: Kept, rpc: Option<Arc<Rpc>>) -> Result<Self> {
+        let target = rpc.map(|rpc| Ok::<_, anyhow::Error>(Target { place: config.place()?, rpc })).transpose()?;
         Ok(Self {
-            place: config.place()?,
+            target,
             further: further(config)?,
-            rpc,
             reload_delta: config.reload_delta(),
             members: Members::new(&own.dc, config.zookeeper.hold, config.settle(), kept.nodes()),
             kept,
             own,
-            shown: None,
             reload_at: Instant::now(),
         })
     }
@@ -63,16 +68,17 @@ impl Router {
     /// It cannot be written.
     pub fn write(&mut self) -> Result<()> {
         let lines = self.lines();
-        self.place.write(&lines).map(drop)
+        self.target.as_ref().map_or(Ok(()), |target| target.place.write(&lines).map(drop))
     }
 
     /// Goes on for ever: writes whatever is new and has Kamailio read it; `starts` changes whenever that one was started. Tells whether
-    /// Kamailio has it.
+    /// Kamailio has it, and in `known` who is routed to.
     pub async fn keep(
         mut self,
         seen: watch::Receiver<Seen>,
         starts: watch::Receiver<u32>,
         loaded: watch::Sender<bool>,
+        known: watch::Sender<Vec<Member>>,
     ) {
         let (mut seen, mut starts) = (seen, starts);
         let mut compare_at = Instant::now();
@@ -84,9 +90,7 @@ impl Router {
                     if changed.is_err() {
                         return;
                     }
-                    if !self.observe(&seen.borrow_and_update().clone()) {
-                        continue;
-                    }
+                    self.observe(&seen.borrow_and_update().clone());
                 }
                 changed = starts.changed() => {
                     if changed.is_err() {
@@ -96,6 +100,7 @@ impl Router {
                 }
                 () = sleep_until(next) => {}
             }
+            tell(&known, self.members());
             let is_loaded = self.apply().await.unwrap_or_else(|error| {
                 tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
                 false
@@ -105,27 +110,25 @@ impl Router {
         }
     }
 
-    /// Takes over who is there. Gives whether that is new: how much a node has to do changes all the time, and nobody's list by it.
-    fn observe(&mut self, seen: &Seen) -> bool {
-        let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return false };
-        let shown: Vec<_> = nodes.iter().map(|node| Announcement { load: None, ..node.clone() }).collect();
-        self.members.observe(shown.clone(), Moment::now());
-        let is_new = self.shown.as_ref() != Some(&shown);
-        self.shown = Some(shown);
-        if is_new {
-            let nodes: Vec<_> = self.members.at(Moment::now()).into_iter().map(|member| member.node).collect();
-            if let Err(error) = self.kept.keep_nodes(&nodes) {
-                tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
-            }
+    fn observe(&mut self, seen: &Seen) {
+        let Some(nodes) = seen.nodes.as_ref().filter(|_| seen.is_connected) else { return };
+        self.members.observe(nodes.clone(), Moment::now());
+        let nodes: Vec<_> = self.members().into_iter().map(|member| member.node).collect();
+        if let Err(error) = self.kept.keep_nodes(&nodes) {
+            tracing::warn!("a restart without ZooKeeper will not know the nodes of now: {error:#}");
         }
-        is_new
+    }
+
+    /// Who is known.
+    pub fn members(&mut self) -> Vec<Member> {
+        self.members.at(Moment::now())
     }
 
     /// Who is routed to; this node itself when it knows no other, so that there is somebody.
     fn lines(&mut self) -> Vec<Line> {
-        let mut members = self.members.at(Moment::now());
+        let mut members = self.members();
         if members.is_empty() {
-            members.push(Member { node: self.own.clone(), takes_new: true });
+            members.push(Member { node: self.own.clone(), takes_new: true, is_missing: false });
         }
         let mut lines = sets::lines(&members, &self.own.dc);
         lines.extend_from_slice(&self.further);
@@ -135,24 +138,34 @@ impl Router {
     /// Makes what Kamailio routes by what it should be, when it may be told. Gives whether it is.
     async fn apply(&mut self) -> Result<bool> {
         let lines = self.lines();
-        if self.place.write(&lines)? {
+        let Some(target) = &self.target else { return Ok(true) };
+        if target.place.write(&lines)? {
             tracing::info!("{} lines of nodes are written", lines.len());
-        } else if routes::is_loaded(&self.rpc, &lines).await? {
+        } else if routes::is_loaded(&target.rpc, &lines).await? {
             return Ok(true);
         }
         sleep_until(self.reload_at).await;
         self.reload_at = Instant::now() + self.reload_delta;
-        routes::reload(&self.rpc, &lines).await?;
+        routes::reload(&target.rpc, &lines).await?;
         tracing::info!("Kamailio routes by {} lines of nodes", lines.len());
         Ok(true)
     }
 }
 
-/// Lines of sets of gateways.
+/// Tells who is known, when that is not what was told.
+fn tell(known: &watch::Sender<Vec<Member>>, members: Vec<Member>) {
+    known.send_if_modified(|told| {
+        let is_new = *told != members;
+        *told = members;
+        is_new
+    });
+}
+
+/// Lines of sets of gateways, and of media nodes without an agent.
 fn further(config: &Config) -> Result<Vec<Line>> {
     let Some(path) = &config.dispatcher.further else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let parse = |line: &str| Line::of_gateway(line).map_err(|error| anyhow!("{}, '{line}': {error}", path.display()));
+    let parse = |line: &str| Line::of_further(line).map_err(|error| anyhow!("{}, '{line}': {error}", path.display()));
     lines.map(parse).collect()
 }

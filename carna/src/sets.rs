@@ -17,6 +17,8 @@ pub(crate) const DISABLED: u32 = 4;
 const PLACES: usize = 100;
 /// Ids of sets that are not made of nodes.
 const GATEWAYS: std::ops::RangeInclusive<i32> = 10..=99;
+/// The set of media nodes, of which some may run without an agent.
+const MEDIA: i32 = 5;
 
 /// A destination of the module `dispatcher`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,17 +44,17 @@ impl fmt::Display for Line {
 }
 
 impl Line {
-    /// A line of the module's list file for a set of gateways, whose ids are 10 to 99.
+    /// A line of the module's list file for a set of gateways, whose ids are 10 to 99, or for a media node that has no agent (5).
     ///
     /// # Errors
     /// A sentence about what is wrong with it.
-    pub fn of_gateway(text: &str) -> Result<Self, String> {
+    pub fn of_further(text: &str) -> Result<Self, String> {
         let number =
             |what: &str, part: &str| part.parse::<i32>().map_err(|_| format!("its {what} '{part}' is no number"));
         let mut parts = text.split_whitespace();
         let set = number("set id", parts.next().unwrap_or_default())?;
-        if !GATEWAYS.contains(&set) {
-            return Err(format!("its set id {set} is not between 10 and 99; all others are made of nodes"));
+        if !GATEWAYS.contains(&set) && set != MEDIA {
+            return Err(format!("its set id {set} is not 5 or between 10 and 99; all others are made of nodes"));
         }
         let destination = parts.next().unwrap_or_default().to_owned();
         if !["sip:", "sips:"].iter().any(|scheme| destination.starts_with(scheme)) {
@@ -150,7 +152,8 @@ mod tests {
     use fleet::node::testing::node;
 
     fn rendered(nodes: &[Announcement]) -> Vec<String> {
-        let member = |node: &Announcement| Member { node: node.clone(), takes_new: node.state == State::Up };
+        let member =
+            |node: &Announcement| Member { node: node.clone(), takes_new: node.state == State::Up, is_missing: false };
         lines(&nodes.iter().map(member).collect::<Vec<_>>(), "dc1").iter().map(Line::to_string).collect()
     }
 
@@ -212,22 +215,22 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_gateway_is_as_the_module_has_it() {
-        let line = Line::of_gateway("10 sip:192.0.2.9:5060;transport=tcp 0 5 weight=50").expect("right");
+    fn a_further_line_is_as_the_module_has_it() {
+        let line = Line::of_further("10 sip:192.0.2.9:5060;transport=tcp 0 5 weight=50").expect("right");
         assert_eq!(line.to_string(), "10 sip:192.0.2.9:5060;transport=tcp 0 5 weight=50");
         assert_eq!(
-            Line::of_gateway("99 sips:gw.example.com").expect("right").to_string().trim(),
+            Line::of_further("99 sips:gw.example.com").expect("right").to_string().trim(),
             "99 sips:gw.example.com 0 0"
         );
         for (text, expected) in [
-            ("2 sip:192.0.2.9:5060", "not between 10 and 99"),
+            ("2 sip:192.0.2.9:5060", "not 5 or between 10 and 99"),
             ("ten sip:192.0.2.9", "no number"),
             ("10", "no SIP URI"),
             ("10 tel:+49", "no SIP URI"),
             ("10 sip:192.0.2.9 -1", "negative"),
             ("10 sip:192.0.2.9 0 high", "no number"),
         ] {
-            let error = Line::of_gateway(text).expect_err(text);
+            let error = Line::of_further(text).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

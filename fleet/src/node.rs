@@ -141,9 +141,6 @@ pub struct Announcement {
     /// When its process was started, as RFC 3339 has it.
     #[serde(default)]
     pub started: String,
-    /// How much it has to do, in percent of what it can; roughly, so that it is not told all the time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<u8>,
 }
 
 /// The greatest weight.
@@ -239,7 +236,6 @@ pub mod testing {
             sip: BTreeMap::from([(Transport::Udp, SocketAddr::from(([192, 0, 2, host], 5060)))]),
             version: "0.1.0".to_owned(),
             started: "2026-01-01T00:00:00Z".to_owned(),
-            load: None,
         }
     }
 }
@@ -257,16 +253,6 @@ mod tests {
             published.contains(r#""role":"load-balancer""#) && published.contains(r#""sip":{"udp":"192.0.2.49:5060"}"#)
         );
         assert_eq!(Announcement::parse(Role::LoadBalancer, "lb-1", published.as_bytes()), Ok(node));
-    }
-
-    #[test]
-    fn who_tells_no_load_is_understood() {
-        let mut node = node(Role::Media, "m1", "dc1");
-        let silent = String::from_utf8(node.json()).expect("text");
-        assert!(!silent.contains("load"), "{silent}");
-        node.load = Some(30);
-        assert_eq!(Announcement::parse(Role::Media, "m1", &node.json()).map(|read| read.load), Ok(Some(30)));
-        assert_eq!(Announcement::parse(Role::Media, "m1", silent.as_bytes()).map(|read| read.load), Ok(None));
     }
 
     #[test]

@@ -6,42 +6,64 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fleet::Role;
-use rustix::process::{Pid, Signal as Raw, kill_process_group};
+use rustix::process::{Pid, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::event_socket::{self, FreeSwitch};
-use crate::process::{Managed, OnOurDeath, Spawn};
+use crate::kamailio::RPC_SOCKET;
+use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
-use crate::{RunDir, cpu, kamailio, net, workspace};
+use crate::{RunDir, cpu, kamailio, workspace};
 
 const SOON: Duration = Duration::from_secs(40);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const HTTP_PORT: u16 = 9180;
+const LIST: &str = "dispatcher.list";
 /// A node to be.
 #[derive(Debug)]
 pub struct Plan {
     role: Role,
     name: String,
-    address: SocketAddrV4,
+    kamailio: kamailio::Config,
     own_address: Option<SocketAddrV4>,
     servers: String,
-    env: Vec<(String, String)>,
     attempts: u32,
+    drain: Drain,
     is_in_database: bool,
+    further: String,
+    /// What a shell does before it becomes the Kamailio.
+    before: Option<String>,
+    is_first: bool,
     media: Option<Media>,
     program: PathBuf,
     dir: RunDir,
 }
 
-/// What a media node has besides.
+/// What a media node has in the place of a Kamailio.
 #[derive(Debug)]
 struct Media {
     event_socket: SocketAddrV4,
     /// Where Cassandra answers.
     contact_point: String,
+}
+
+/// How a node leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// So long the others have to hear of it.
+    pub notice: Duration,
+    /// So long what goes on has to end.
+    pub limit: Duration,
+}
+
+impl Default for Drain {
+    /// For tests with short calls.
+    fn default() -> Self {
+        Self { notice: Duration::from_secs(5), limit: Duration::from_secs(60) }
+    }
 }
 
 /// A node. Dropping it kills it.
@@ -50,31 +72,50 @@ pub struct Node {
     // Before `plan`, whose directory its processes are in.
     process: Managed,
     plan: Plan,
+    is_left: bool,
 }
 
 impl Plan {
     /// A node of a role by this name, on a fresh address, in the data centre `dc1`, with the release build of Carna.
     pub fn new(role: Role, zookeeper: &ZooKeeper, name: &str) -> Result<Self> {
+        let script = workspace().root().join(format!("kamailio-cfg/{role}.cfg"));
+        let mut config = kamailio::Config::new(script);
+        config.workers = 2;
+        for secret in ["NONCE_SECRET", "FLOW_TOKEN_SECRET"] {
+            config = config.env(secret, "the same on all");
+        }
+        Self::of(role, zookeeper, config.env("NODE_NAME", name), name)
+    }
+
+    /// A node of a role by this name, with this Kamailio.
+    pub fn of(role: Role, zookeeper: &ZooKeeper, kamailio: kamailio::Config, name: &str) -> Result<Self> {
+        let dir = match &kamailio.dir {
+            Some(path) => RunDir::at(path)?,
+            None => RunDir::new("carna")?,
+        };
         Ok(Self {
             role,
             name: name.to_owned(),
-            address: SocketAddrV4::new(net::loopback(), 5060),
+            kamailio,
             own_address: None,
             servers: zookeeper.servers(),
-            env: Vec::new(),
             attempts: 5,
+            drain: Drain::default(),
             is_in_database: false,
+            further: String::new(),
+            before: None,
+            is_first: false,
             media: None,
             program: workspace().target().join("release/carna"),
-            dir: RunDir::new("carna")?,
+            dir,
         })
     }
 
     /// A media node, whose FreeSWITCH is this double; its process only sleeps. What happens to channels goes to this Cassandra.
     pub fn of_media(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Self> {
         let media = Media { event_socket: double.event_socket(), contact_point: contact_point.to_owned() };
-        let plan = Self::new(Role::Media, zookeeper, name)?;
-        Ok(Self { address: double.sip(), media: Some(media), ..plan })
+        let plan = Self::new(Role::Media, zookeeper, name)?.at(double.sip());
+        Ok(Self { media: Some(media), ..plan })
     }
 
     /// With this build of Carna.
@@ -85,7 +126,7 @@ impl Plan {
 
     /// Reached at this address.
     pub fn at(mut self, address: SocketAddrV4) -> Self {
-        self.address = address;
+        (self.kamailio.address, self.kamailio.port) = (*address.ip(), address.port());
         self
     }
 
@@ -97,7 +138,13 @@ impl Plan {
 
     /// With a setting of its configuration more.
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
+        self.kamailio.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaving so.
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
         self
     }
 
@@ -113,6 +160,24 @@ impl Plan {
         self
     }
 
+    /// With these lines of nodes besides those that are found.
+    pub fn further(mut self, lines: &str) -> Self {
+        self.further = lines.to_owned();
+        self
+    }
+
+    /// With a shell that does this first and then becomes its Kamailio.
+    pub fn before(mut self, commands: &str) -> Self {
+        self.before = Some(commands.to_owned());
+        self
+    }
+
+    /// As the first process of its container.
+    pub fn first(mut self) -> Self {
+        self.is_first = true;
+        self
+    }
+
     /// Starts it and waits until its Kamailio answers.
     pub fn start(self) -> Result<Node> {
         let node = self.launch()?;
@@ -122,12 +187,17 @@ impl Plan {
 
     /// Starts it, in the network of the calling thread.
     pub fn launch(self) -> Result<Node> {
-        Ok(Node { process: self.spawn()?, plan: self })
+        Ok(Node { process: self.spawn()?, plan: self, is_left: false })
+    }
+
+    /// Where it is reached.
+    fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.kamailio.address, self.kamailio.port)
     }
 
     /// Where it is itself.
     fn here(&self) -> SocketAddrV4 {
-        self.own_address.unwrap_or(self.address)
+        self.own_address.unwrap_or(self.address())
     }
 
     fn spawn(&self) -> Result<Managed> {
@@ -136,76 +206,87 @@ impl Plan {
         let (place, setting) = if self.is_in_database {
             (format!("database = '{database}'"), ("DISPATCHER_DATABASE", format!("sqlite:///{database}")))
         } else {
-            let list = format!("{dir}/dispatcher.list");
+            let list = self.dir.join(LIST).display().to_string();
             (format!("list = '{list}'"), ("DISPATCHER_LIST", list))
         };
-        let file = self.dir.write("carna.toml", &self.config(&place)?)?;
-        let mut command = Spawn::new(format!("Carna {}", self.name), &self.program, self.dir.join("carna.log"))
+        let file = self.dir.write("carna.toml", &self.config(&dir, &place)?)?;
+        let end = if self.kamailio.outlive_us { OnOurDeath::Outlive } else { OnOurDeath::Terminate };
+        let (name, log) = (format!("Carna {}", self.name), self.dir.join("carna.log"));
+        let command = if self.is_first {
+            let contained = Spawn::new(name, "unshare", log).args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+            contained.arg(&self.program)
+        } else {
+            Spawn::new(name, &self.program, log)
+        };
+        let mut command = command
             .args(["run", "--config"])
             .arg(file)
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("SIP_ADDR", self.address.to_string())
-            .env("FLOW_TOKEN_SECRET", "the same on all")
-            .env("NONCE_SECRET", "the same on all")
-            .env("NODE_NAME", &self.name)
             .env(setting.0, setting.1)
-            .on_our_death(OnOurDeath::Terminate)
+            .on_our_death(end)
             .dir(self.dir.path());
         if let Some(own) = self.own_address {
             command = command.env("NODE_ADDR", own.to_string());
         }
-        for (name, value) in &self.env {
+        for (name, value) in kamailio::environment(&self.kamailio, &self.dir) {
             command = command.env(name, value);
         }
         command.start().context("Carna is needed: run `make build`")
     }
 
     /// The node's carna.toml.
-    fn config(&self, place: &str) -> Result<String> {
-        let dir = self.dir.path().display();
+    fn config(&self, dir: &str, place: &str) -> Result<String> {
+        let (command, server) = match &self.media {
+            Some(media) => (vec!["sleep".to_owned(), "infinity".to_owned()], media.config()),
+            None => (self.command()?, self.dispatcher(dir, place)?),
+        };
+        // A list of strings is in JSON what it is in TOML.
+        let command = serde_json::to_string(&command)?;
         Ok(format!(
             "state_dir = '{dir}'\n\
              [node]\nrole = '{role}'\nname = '{name}'\ndc = 'dc1'\nsip = {{ udp = '{address}' }}\n\
-             [process]\nrestart_pause = '500ms'\nattempts = {attempts}\n{server}\
+             [process]\ncommand = {command}\nrestart_pause = '500ms'\nattempts = {attempts}\n\
              [zookeeper]\nservers = '{servers}'\nsession_timeout = '2s'\nhold = '1s'\n\
+             {server}\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
-             [drain]\nnotice = '5s'\nlimit = '60s'\n\
+             [drain]\nnotice = '{notice}ms'\nlimit = '{limit}ms'\n\
              [http]\nlisten = '{host}:{HTTP_PORT}'\n",
             role = self.role,
             name = self.name,
-            address = self.address,
+            address = self.address(),
             attempts = self.attempts,
-            server = match &self.media {
-                Some(media) => media.config(),
-                None => self.kamailio(place)?,
-            },
             servers = self.servers,
             here = self.here(),
+            notice = self.drain.notice.as_millis(),
+            limit = self.drain.limit.as_millis(),
             host = self.here().ip(),
         ))
     }
 
-    /// What of it is about Kamailio: the end of `[process]`, and a part of its own.
-    fn kamailio(&self, place: &str) -> Result<String> {
-        let dir = self.dir.path().display();
-        let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", self.role));
-        let modules = kamailio::module_path(kamailio::our_module_dir().as_deref())?;
-        Ok(format!(
-            "command = ['kamailio', '-DD', '-E', '-n', '2', '-m', '64', '-M', '8', '-L', '{modules}', '-Y', '{dir}', '-w', '{dir}', \
-             '-f', '{script}']\n\
-             [dispatcher]\n{place}\nrpc = '{dir}/kamailio_rpc.sock'\n",
-            script = script.display(),
-        ))
+    /// What it runs.
+    fn command(&self) -> Result<Vec<String>> {
+        let script = self.kamailio.script(&self.dir)?;
+        let mut command = vec![kamailio::binary().display().to_string()];
+        command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        if let Some(before) = &self.before {
+            let shell = ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned);
+            command.splice(..0, shell);
+        }
+        Ok(command)
+    }
+
+    /// What its Kamailio routes by.
+    fn dispatcher(&self, dir: &str, place: &str) -> Result<String> {
+        let further = self.dir.write("further.list", &self.further)?;
+        Ok(format!("[dispatcher]\n{place}\nfurther = '{}'\nrpc = '{dir}/{RPC_SOCKET}'\n", further.display()))
     }
 }
 
 impl Media {
-    /// What of the node's carna.toml is about FreeSWITCH: the end of `[process]`, and parts of their own.
+    /// Where its FreeSWITCH is told what to do, and where is written what that does.
     fn config(&self) -> String {
         let Self { event_socket, contact_point } = self;
         format!(
-            "command = ['sleep', 'infinity']\n\
-             [media]\nevent_socket = '{event_socket}'\npassword = '{password}'\n\
+            "[media]\nevent_socket = '{event_socket}'\npassword = '{password}'\n\
              [cassandra]\ncontact_points = '{contact_point}'\n",
             password = event_socket::PASSWORD,
         )
@@ -220,12 +301,61 @@ impl Node {
 
     /// Where it is reached.
     pub fn address(&self) -> SocketAddrV4 {
-        self.plan.address
+        self.plan.address()
     }
 
-    /// Its Carna.
-    pub fn process(&mut self) -> &mut Managed {
-        &mut self.process
+    /// Its carna.toml.
+    pub fn config(&self) -> PathBuf {
+        self.plan.dir.join("carna.toml")
+    }
+
+    /// The process that is its Carna.
+    pub fn pid(&self) -> Result<u32> {
+        let started = self.process.pid();
+        if !self.plan.is_first {
+            return Ok(started);
+        }
+        let children = fs::read_to_string(format!("/proc/{started}/task/{started}/children"))?;
+        children.trim().parse().with_context(|| format!("'{children}' is not one child"))
+    }
+
+    /// Its Carna, or what has started it.
+    pub fn process(&self) -> &Managed {
+        &self.process
+    }
+
+    /// Waits until its Carna has ended, and returns the exit code.
+    pub fn wait_for_exit(&mut self, limit: Duration) -> Result<i32> {
+        self.process.wait_for_exit(limit)
+    }
+
+    /// SIGKILL to its Carna alone.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    /// Whether it takes part.
+    pub fn is_ready(&self) -> bool {
+        self.get("/ready").is_ok_and(|(code, _)| code == 200)
+    }
+
+    /// Has it drain and end.
+    pub fn tell_to_end(&self) -> Result<()> {
+        process::signal(self.pid()?, Signal::TERM)
+    }
+
+    /// Waits until it has ended; that it ends otherwise than it was told to is an error.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        let code = self.process.wait_for_exit(limit)?;
+        ensure!(code == 0, "{}", self.process.failure(format!("ended with exit code {code} when told to end")));
+        Ok(())
+    }
+
+    /// Leaves it running without us; its Kamailio must be [to outlive us](kamailio::Config::outlive_us).
+    pub fn detach(mut self) {
+        self.plan.dir.keep();
+        self.process.leave();
+        self.is_left = true;
     }
 
     /// What its Carna and its Kamailio have written since the last start.
@@ -235,7 +365,7 @@ impl Node {
 
     /// What its Kamailio's list file holds.
     pub fn list(&self) -> String {
-        fs::read_to_string(self.plan.dir.join("dispatcher.list")).unwrap_or_default()
+        fs::read_to_string(self.plan.dir.join(LIST)).unwrap_or_default()
     }
 
     /// Whether its Kamailio answers.
@@ -258,6 +388,11 @@ impl Node {
         let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
         let code = head.split(' ').nth(1).context("no status")?.parse()?;
         Ok((code, content.to_owned()))
+    }
+
+    /// Where a browser finds a page of its Carna's.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}:{HTTP_PORT}{path}", self.plan.here().ip())
     }
 
     /// Its Kamailio's main process, or what stands for it.
@@ -312,9 +447,12 @@ impl Node {
 impl Drop for Node {
     /// A Carna that is killed leaves its Kamailio behind, for the next one to end; here there is none.
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         let _ = self.process.kill9();
         if let Some(group) = self.orphans() {
-            let _ = kill_process_group(group, Raw::KILL);
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }

@@ -6,20 +6,27 @@ mod up;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
 
 pub use demo::demo;
 pub use up::{down, up};
 
+use crate::carna::{self, Node};
 use crate::cassandra::{self, Cassandra};
 use crate::kamailio::MemoryManager;
 use crate::media::{self, Media};
 use crate::progress::step;
-use crate::topology::{self, ROLES, Role, Topology};
-use crate::{net, sipctl, workspace};
+use crate::topology::{self, ROLES, Role};
+use crate::zookeeper::ZooKeeper;
+use crate::{kamailio, net, sipctl, workspace};
 
 const KEYSPACE: &str = "sip";
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Nobody calls when all of it stops.
+const DRAIN: carna::Drain = carna::Drain { notice: Duration::ZERO, limit: Duration::from_secs(2) };
 
 /// What to start and where.
 #[derive(Clone, Debug)]
@@ -30,7 +37,7 @@ pub struct Plan {
     pub nodes: usize,
     /// Nodes of Cassandra.
     pub cassandra_nodes: usize,
-    /// Nodes have consecutive addresses from here on, Cassandra's the last ones; `None`: fresh ones. SIP is at port 5060.
+    /// Nodes have consecutive addresses from here on, Cassandra's and ZooKeeper's the last ones; `None`: fresh ones. SIP is at port 5060.
     pub first_address: Option<Ipv4Addr>,
     /// Run directories go in there; `None`: fresh ones, removed at the end.
     pub dir: Option<PathBuf>,
@@ -55,10 +62,10 @@ impl Default for Plan {
 impl Plan {
     /// How many addresses it takes.
     fn size(&self) -> usize {
-        self.nodes * (ROLES.len() + 1) + self.cassandra_nodes
+        self.nodes * (ROLES.len() + 1) + self.cassandra_nodes + 1
     }
 
-    /// One for each node, those of Cassandra last.
+    /// One for each node, those of Cassandra and that of ZooKeeper last.
     fn addresses(&self) -> Vec<Ipv4Addr> {
         match self.first_address {
             Some(first) => (u32::from(first)..).take(self.size()).map(Ipv4Addr::from).collect(),
@@ -67,12 +74,13 @@ impl Plan {
     }
 }
 
-/// Cassandra with our schema, and nodes of all roles with our module. Dropping it stops everything.
+/// Cassandra with our schema, ZooKeeper, and nodes of all roles under Carna. Dropping it stops everything.
 #[derive(Debug)]
 pub struct Cluster {
-    // In this order: the nodes are stopped before their database.
-    topology: Topology,
+    // In this order: the nodes are stopped before what they need.
+    nodes: Vec<(Role, Node)>,
     media: Vec<Media>,
+    zookeeper: ZooKeeper,
     cassandra: Vec<Cassandra>,
     domain: String,
 }
@@ -83,22 +91,36 @@ impl Cluster {
         check_built()?;
         Cassandra::install()?;
         let mut addresses = plan.addresses();
-        let cassandra = start_cassandra(plan, &addresses.split_off(plan.size() - plan.cassandra_nodes))?;
+        let zookeeper = addresses.split_off(plan.size() - 1);
+        let cassandra = start_cassandra(plan, &addresses.split_off(plan.size() - 1 - plan.cassandra_nodes))?;
         let settings = settings(&cassandra);
         step("sipctl schema apply", || {
             sipctl::run(&settings, &["schema", "apply"], "").map_err(|error| quoting(&cassandra[0], error))
         })?;
+        let zookeeper = step(format!("ZooKeeper on {} serves", zookeeper[0]), || {
+            ZooKeeper::start_in(plan.dir.as_deref(), &zookeeper, plan.outlive_us)
+        })?;
         let media_addresses = addresses.split_off(plan.nodes * ROLES.len());
-        let mut nodes = node_configs(plan, &addresses, &settings);
-        let media = start_media(plan, &media_addresses, &mut nodes)?;
-        let what = format!("{} nodes of each of {} roles answer OPTIONS", plan.nodes, ROLES.len());
-        let topology = step(what, || Topology::start(nodes))?;
-        Ok(Self { topology, media, cassandra, domain: plan.domain.clone() })
+        let configs = node_configs(plan, &addresses, &settings);
+        let media = start_media(plan, &media_addresses, &configs)?;
+        let what = format!("{} nodes of each of {} roles have found each other", plan.nodes, ROLES.len());
+        let nodes = step(what, || start_nodes(configs, &zookeeper, &media_addresses))?;
+        Ok(Self { nodes, media, zookeeper, cassandra, domain: plan.domain.clone() })
+    }
+
+    /// The nodes of a role.
+    pub fn of(&self, role: Role) -> Vec<&Node> {
+        self.nodes.iter().filter(|(of, _)| *of == role).map(|(_, node)| node).collect()
     }
 
     /// The nodes that take SIP.
-    pub fn topology(&self) -> &Topology {
-        &self.topology
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().map(|(_, node)| node)
+    }
+
+    /// What tells the nodes of each other.
+    pub fn zookeeper(&self) -> &ZooKeeper {
+        &self.zookeeper
     }
 
     /// The media nodes.
@@ -128,23 +150,25 @@ impl Cluster {
 
     /// Adds what the nodes have logged to an error.
     pub fn quoting_nodes(&self, error: Error) -> Error {
-        let nodes = self.topology.nodes().map(|(_, node)| node.process());
-        let all = nodes.chain(self.media.iter().flat_map(Media::processes));
+        let all = self.nodes().map(Node::process).chain(self.media.iter().flat_map(Media::processes));
         let logs = all.map(|process| process.failure("").to_string());
         error.context(logs.collect::<Vec<_>>().join("\n"))
     }
 
     /// Stops everything in order.
     pub fn stop(mut self) -> Result<()> {
-        self.topology.stop()?;
+        self.nodes().try_for_each(Node::tell_to_end)?;
+        self.nodes.iter_mut().try_for_each(|(_, node)| node.wait_for_end(STOP_LIMIT))?;
         self.media.into_iter().try_for_each(Media::stop)?;
+        self.zookeeper.stop()?;
         self.cassandra.iter_mut().try_for_each(Cassandra::stop)
     }
 
     /// Leaves everything running without us; [`Plan::outlive_us`] must have been set.
     pub fn detach(self) {
-        self.topology.detach();
+        self.nodes.into_iter().for_each(|(_, node)| node.detach());
         self.media.into_iter().for_each(Media::detach);
+        self.zookeeper.detach();
         self.cassandra.into_iter().for_each(Cassandra::detach);
     }
 }
@@ -187,7 +211,6 @@ fn node_configs(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String
     ] {
         nodes = nodes.env(name, value);
     }
-    nodes.dir = plan.dir.as_ref().map(|dir| dir.join("topology"));
     for ((role, config), &address) in nodes.nodes.iter_mut().zip(addresses) {
         config.address = address;
         // A REGISTER keeps 27 kB for the five seconds in which it may be sent again: enough for 3,000 a second.
@@ -200,8 +223,8 @@ fn node_configs(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String
     nodes
 }
 
-/// Media nodes of these dispatchers, which are added to their list.
-fn start_media(plan: &Plan, addresses: &[Ipv4Addr], nodes: &mut topology::Plan) -> Result<Vec<Media>> {
+/// Media nodes of these dispatchers.
+fn start_media(plan: &Plan, addresses: &[Ipv4Addr], nodes: &topology::Plan) -> Result<Vec<Media>> {
     let dispatchers = nodes.addresses(Role::Dispatcher);
     let config = |&address: &Ipv4Addr| -> Result<media::Config> {
         Ok(media::Config {
@@ -212,8 +235,27 @@ fn start_media(plan: &Plan, addresses: &[Ipv4Addr], nodes: &mut topology::Plan) 
         })
     };
     let configs = addresses.iter().map(config).collect::<Result<Vec<_>>>()?;
-    nodes.lines += &configs.iter().map(media::Config::line).collect::<String>();
     step(format!("{} media nodes take calls", configs.len()), || configs.iter().map(Media::start).collect())
+}
+
+/// Starts all at once, and waits until each knows all the others.
+fn start_nodes(plan: topology::Plan, zookeeper: &ZooKeeper, media: &[Ipv4Addr]) -> Result<Vec<(Role, Node)>> {
+    let further: String = media.iter().map(|address| media::line(*address)).collect();
+    let start = |((role, config), number): ((Role, kamailio::Config), usize)| {
+        let node = carna::Plan::of(role, zookeeper, config, &format!("{role}-{number}"))?
+            .drain(DRAIN)
+            .further(&further)
+            .launch()?;
+        anyhow::Ok((role, node))
+    };
+    let destinations = plan.nodes.len() + media.len();
+    let of_each = plan.nodes.len() / ROLES.len();
+    let nodes = plan.nodes.into_iter().zip((1..=of_each).cycle()).map(start).collect::<Result<Vec<_>>>()?;
+    for (_, node) in &nodes {
+        node.process().until("it to take part", START_LIMIT, || node.is_ready())?;
+    }
+    nodes.iter().try_for_each(|(_, node)| node.until_loaded(destinations))?;
+    Ok(nodes)
 }
 
 fn settings(nodes: &[Cassandra]) -> Vec<(String, String)> {
@@ -233,7 +275,7 @@ fn quoting(node: &Cassandra, error: Error) -> Error {
 }
 
 fn check_built() -> Result<()> {
-    for file in ["libcassandra.so", "sipctl"] {
+    for file in ["libcassandra.so", "sipctl", "carna"] {
         let path = workspace().target().join("release").join(file);
         if !path.exists() {
             bail!("{} is missing: run `make build`", path.display());

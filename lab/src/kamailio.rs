@@ -23,7 +23,7 @@ const OPTIONS_LIMIT: Duration = Duration::from_millis(200);
 /// What a Unix socket takes by default.
 const LARGEST_ANSWER: usize = 212_992;
 /// jsonrpcs makes it there unless told otherwise.
-const RPC_SOCKET: &str = "kamailio_rpc.sock";
+pub(crate) const RPC_SOCKET: &str = "kamailio_rpc.sock";
 /// The kernel's limit for the path of a Unix socket.
 const LONGEST_SOCKET_PATH: usize = 107;
 
@@ -137,6 +137,14 @@ impl Config {
             module_dir: our_module_dir(),
             dir: None,
             outlive_us: false,
+        }
+    }
+
+    /// The script's file, in this directory unless it has its own.
+    pub(crate) fn script(&self, dir: &RunDir) -> Result<PathBuf> {
+        match &self.cfg {
+            Cfg::Text(text) => dir.write("kamailio.cfg", text),
+            Cfg::Path(path) => Ok(path.clone()),
         }
     }
 
@@ -321,10 +329,7 @@ impl Kamailio {
             Some(path) => RunDir::at(path)?,
             None => RunDir::new("kamailio")?,
         };
-        let script = match &config.cfg {
-            Cfg::Text(text) => dir.write("kamailio.cfg", text)?,
-            Cfg::Path(path) => path.clone(),
-        };
+        let script = config.script(&dir)?;
         let process = spawn(config, &script, &dir)?;
         Ok(Self { process, dir, address: SocketAddrV4::new(config.address, config.port), tcp: config.tcp })
     }
@@ -396,41 +401,56 @@ fn link(to: &Path, at: &Path) -> Result<()> {
 fn spawn(config: &Config, script: &Path, dir: &RunDir) -> Result<Managed> {
     let listen = format!("{}:{}", config.address, config.port);
     let mut command = Spawn::new(format!("Kamailio on {listen}"), binary(), dir.join("kamailio.log"))
-        .args(["-DD", "-E", "-f"])
-        .arg(script)
-        .arg("-Y")
-        .arg(dir.path())
-        .arg("-w")
-        .arg(dir.path())
-        .args(["-m", &config.shm_mb.to_string()])
-        .args(["-M", &config.pkg_mb.to_string()])
-        .args(["-n", &config.workers.to_string()])
-        .args(["-l", &format!("udp:{listen}")])
-        .arg("-L")
-        .arg(module_path(config.module_dir.as_deref())?)
-        .args(["-X", config.memory_manager.name(), "-x", config.memory_manager.name()])
+        .args(arguments(config, script, dir)?)
         .dir(dir.path())
         .on_our_death(if config.outlive_us {
             OnOurDeath::Outlive
         } else {
             OnOurDeath::Terminate // its main process then stops the others; killed, it would leave them behind
         });
-    command = if config.tcp { command.args(["-l", &format!("tcp:{listen}")]) } else { command.arg("-T") };
-    for (name, value) in &config.defines {
-        let define = if value.is_empty() { name.clone() } else { format!("{name}={value}") };
-        command = command.args(["-A", &define]);
-    }
-    command = command
-        .env("SIP_ADDR", &listen)
-        .env("WORKERS", config.workers.to_string())
-        .env("RPC_SOCKET", dir.join(RPC_SOCKET));
-    for (name, value) in &config.env {
+    for (name, value) in environment(config, dir) {
         command = command.env(name, value);
     }
     command.start().context("Debian's kamailio is needed: run `make deps`")
 }
 
-/// The stock modules first, then ours.
+/// The command line after the program.
+pub(crate) fn arguments(config: &Config, script: &Path, dir: &RunDir) -> Result<Vec<String>> {
+    let listen = format!("{}:{}", config.address, config.port);
+    let here = dir.path().display().to_string();
+    let manager = config.memory_manager.name();
+    let script = script.display().to_string();
+    let mut arguments = ["-DD", "-E", "-f", &script, "-Y", &here, "-w", &here].map(str::to_owned).to_vec();
+    let mut set = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+    set("-m", config.shm_mb.to_string());
+    set("-M", config.pkg_mb.to_string());
+    set("-n", config.workers.to_string());
+    set("-l", format!("udp:{listen}"));
+    set("-L", module_path(config.module_dir.as_deref())?);
+    set("-X", manager.to_owned());
+    set("-x", manager.to_owned());
+    for (name, value) in &config.defines {
+        set("-A", if value.is_empty() { name.clone() } else { format!("{name}={value}") });
+    }
+    if config.tcp {
+        set("-l", format!("tcp:{listen}"));
+    } else {
+        arguments.push("-T".to_owned());
+    }
+    Ok(arguments)
+}
+
+/// What a script finds in its environment; the last one of a name counts.
+pub(crate) fn environment(config: &Config, dir: &RunDir) -> Vec<(String, String)> {
+    let listen = format!("{}:{}", config.address, config.port);
+    let ours = [
+        ("SIP_ADDR", listen),
+        ("WORKERS", config.workers.to_string()),
+        ("RPC_SOCKET", dir.join(RPC_SOCKET).display().to_string()),
+    ];
+    ours.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(config.env.clone()).collect()
+}
+
 /// Where Kamailio is to look for modules (its option `-L`): where Debian's are, and in this directory.
 pub fn module_path(ours: Option<&Path>) -> Result<String> {
     let stock = stock_module_dir()?;
@@ -452,7 +472,7 @@ fn stock_module_dir() -> Result<String> {
 }
 
 /// `KAMAILIO` in the environment, else Debian's.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("KAMAILIO").map_or_else(|| PathBuf::from("/usr/sbin/kamailio"), PathBuf::from)
 }
 

@@ -64,8 +64,13 @@ impl Config {
 
     /// Its line in the list of nodes.
     pub fn line(&self) -> String {
-        format!("{SET} sip:{}:5060\n", self.address)
+        line(self.address)
     }
+}
+
+/// The line of a media node in the list of nodes.
+pub fn line(address: Ipv4Addr) -> String {
+    format!("{SET} sip:{address}:5060\n")
 }
 
 /// A running media node. Dropping it kills it.

@@ -304,6 +304,11 @@ impl Managed {
 
     /// Lets it go on without us: nothing is stopped when this is dropped. Only for [`OnOurDeath::Outlive`].
     pub fn detach(mut self) {
+        self.leave();
+    }
+
+    /// The same for one that is a part of something that is dropped.
+    pub(crate) fn leave(&mut self) {
         self.over = true;
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +11,7 @@ use crate::process::{Managed, OnOurDeath, Spawn};
 use crate::{RunDir, net, wait};
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const CLIENT_PORT: u16 = 2181;
@@ -28,6 +30,7 @@ pub struct ZooKeeper {
 struct Server {
     number: usize,
     address: Ipv4Addr,
+    outlive_us: bool,
     // Before `dir`: the process must be gone when the directory is removed.
     process: Option<Managed>,
     dir: RunDir,
@@ -41,10 +44,21 @@ impl ZooKeeper {
 
     /// The same, a server at each of these addresses.
     pub fn start_at(addresses: &[Ipv4Addr]) -> Result<Self> {
-        ensure!(std::path::Path::new(JAR).exists(), "Debian's zookeeper is needed: run `make deps-all`");
+        Self::start_in(None, addresses, false)
+    }
+
+    /// The same with their directories in this one (`None`: fresh ones), and going on without us once [`ZooKeeper::detach`] was called,
+    /// if they are to outlive us.
+    pub fn start_in(dir: Option<&Path>, addresses: &[Ipv4Addr], outlive_us: bool) -> Result<Self> {
+        ensure!(Path::new(JAR).exists(), "Debian's zookeeper is needed: run `make deps-all`");
         let count = addresses.len();
         let servers = addresses.iter().enumerate().map(|(index, address)| {
-            let server = Server { number: index + 1, address: *address, process: None, dir: RunDir::new("zookeeper")? };
+            let number = index + 1;
+            let dir = match dir {
+                Some(path) => RunDir::at(path.join(format!("zookeeper-{number}")))?,
+                None => RunDir::new("zookeeper")?,
+            };
+            let server = Server { number, address: *address, outlive_us, process: None, dir };
             server.configure(addresses)?;
             Ok(server)
         });
@@ -61,6 +75,28 @@ impl ZooKeeper {
         let servers: Vec<String> =
             self.servers.iter().map(|server| format!("{}:{CLIENT_PORT}", server.address)).collect();
         servers.join(",")
+    }
+
+    /// Its processes.
+    pub fn processes(&self) -> impl Iterator<Item = &Managed> {
+        self.servers.iter().filter_map(|server| server.process.as_ref())
+    }
+
+    /// Stops all servers in order.
+    pub fn stop(mut self) -> Result<()> {
+        let mut processes = self.servers.iter_mut().filter_map(|server| server.process.as_mut());
+        // Java's exit code tells the signal.
+        processes.try_for_each(|process| process.terminate(STOP_LIMIT).map(drop))
+    }
+
+    /// Leaves them running without us.
+    pub fn detach(self) {
+        for mut server in self.servers {
+            server.dir.keep();
+            if let Some(process) = server.process {
+                process.detach();
+            }
+        }
     }
 
     /// The one that leads the others; the only one of one.
@@ -113,7 +149,7 @@ impl Server {
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(self.dir.join("zoo.cfg"))
             .dir(self.dir.path())
-            .on_our_death(OnOurDeath::Kill)
+            .on_our_death(if self.outlive_us { OnOurDeath::Outlive } else { OnOurDeath::Kill })
             .start()?;
         self.process = Some(process);
         Ok(())

@@ -64,6 +64,11 @@ fn a_cluster_that_is_left_up_answers_and_goes_down() {
     let balancer = variables["LB_ADDR"].parse().expect("an address and a port");
     let challenge = ask(balancer, "INVITE", "sip:bob@example.com");
     assert!(challenge.starts_with("SIP/2.0 407") && challenge.contains("realm=\"example.com\""), "{challenge}");
+    let settings: Vec<_> = variables.clone().into_iter().collect();
+    let nodes = lab::sipctl::run(&settings, &["--csv", "nodes"], "").expect("the nodes");
+    let roles = ["load-balancer", "dispatcher", "registrar", "outbound"];
+    let names: Vec<String> = roles.iter().flat_map(|role| [1, 2].map(|number| format!("{role}-{number}"))).collect();
+    assert!(names.iter().all(|name| nodes.contains(name)), "{nodes}");
     assert!(run(&["up"]).contains("already up"));
     drop(up);
     assert!(!env_file.exists());

@@ -7,8 +7,8 @@ pub(crate) struct Status {
     pub(crate) is_ready: bool,
     /// Legs that it has.
     pub(crate) sessions: u64,
-    /// Legs that it may have; 0: it does not say.
-    pub(crate) most: u64,
+    /// Legs that it may have; `None`: it does not say.
+    pub(crate) most: Option<u64>,
 }
 
 impl Status {
@@ -32,19 +32,13 @@ impl Status {
         Some(Self {
             is_ready: lines().find(|line| line.starts_with("FreeSWITCH"))?.ends_with(" is ready"),
             sessions: number(|what| what.starts_with('-'))?,
-            most: number(|what| what == "max").unwrap_or_default(),
+            most: number(|what| what == "max"),
         })
     }
 
     /// Whether it has as many legs as it may have.
     pub(crate) fn is_full(&self) -> bool {
-        self.most > 0 && self.sessions >= self.most
-    }
-
-    /// How many it has, in percent of those that it may have.
-    pub(crate) fn load(&self) -> Option<u8> {
-        let percent = self.sessions.saturating_mul(100).checked_div(self.most)?;
-        Some(percent.min(100) as u8)
+        self.most.is_some_and(|most| self.sessions >= most)
     }
 }
 
@@ -60,10 +54,8 @@ mod tests {
     #[test]
     fn a_status_is_read() {
         let status = Status::parse(READY).expect("a status");
-        assert_eq!(status, Status { is_ready: true, sessions: 500, most: 2000 });
-        assert_eq!((status.load(), status.is_full()), (Some(25), false));
-        let full = Status { sessions: 2100, ..status };
-        assert_eq!((full.load(), full.is_full()), (Some(100), true));
+        assert_eq!(status, Status { is_ready: true, sessions: 500, most: Some(2000) });
+        assert!(!status.is_full() && Status { sessions: 2000, ..status }.is_full());
         let paused = Status::parse(&READY.replace("is ready", "is not ready")).expect("a status");
         assert!(!paused.is_ready);
     }
@@ -75,6 +67,6 @@ mod tests {
             assert_eq!(Status::parse(text), None, "{text}");
         }
         let silent = Status::parse("FreeSWITCH (Version 1) is ready\n3 session(s) - peak 3\n").expect("a status");
-        assert_eq!((silent.load(), silent.is_full()), (None, false));
+        assert_eq!((silent.most, silent.is_full()), (None, false));
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fleet::{Announcement, Role};
+use fleet::{Announcement, Directory, Load, NodeId, Role};
 use lab::carna::Plan;
 use lab::event_socket::FreeSwitch;
 use lab::wait::until;
@@ -53,6 +53,13 @@ impl Registry {
     pub(crate) fn get(&self, role: Role, name: &str) -> Result<Announcement> {
         let (published, _) = self.runtime.block_on(self.client.get_data(&format!("/carna/{role}/{name}")))?;
         Announcement::parse(role, name, &published).map_err(anyhow::Error::msg)
+    }
+
+    /// What a node says that it has to do.
+    pub(crate) fn load(&self, role: Role, name: &str) -> Result<Load> {
+        let path = Directory::new("/carna").load_path(&NodeId { role, name: name.to_owned() });
+        let (published, _) = self.runtime.block_on(self.client.get_data(&path))?;
+        Load::parse(&published).context("it is none")
     }
 
     pub(crate) fn put(&self, path: &str, content: &[u8]) -> Result<()> {

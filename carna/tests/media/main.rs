@@ -12,11 +12,10 @@ use anyhow::{Context, Result, ensure};
 use common::{Registry, media_node};
 use domain::CallEvent;
 use domain::call::{EventId, event};
-use fleet::{Role, State};
+use fleet::{Load, Role, State};
 use lab::carna::Node;
 use lab::cassandra::{Cassandra, Options};
 use lab::event_socket::FreeSwitch;
-use lab::process::Signal;
 use lab::sipctl;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -174,17 +173,18 @@ const EVENTS_OF_CALL: usize = 7;
 fn published(site: &Site) -> Result<()> {
     let (node, double) = site.node("m-load")?;
     let registry = Registry::of(&site.zookeeper)?;
-    let load = || registry.get(Role::Media, "m-load").ok().and_then(|node| node.load);
-    until("no load", SOON, || load() == Some(0)).with_context(|| node.log())?;
-    double.set_sessions(4);
-    until("the sessions in what it tells", SOON, || metric(&node, "sessions") == Some(4))
-        .with_context(|| node.log())?;
-    ensure!(load() == Some(0), "so little is not told: {:?}", load());
+    let load = || registry.load(Role::Media, "m-load").ok();
+    let sessions = |sessions| Some(Load { sessions: Some(sessions), max_sessions: Some(MOST), ..Load::default() });
+    until("no load", SOON, || load() == sessions(0)).with_context(|| node.log())?;
     double.set_sessions(57);
-    until("the load", SOON, || load() == Some(57)).with_context(|| node.log())?;
+    until("the sessions in what it tells", SOON, || metric(&node, "sessions") == Some(57))
+        .with_context(|| node.log())?;
+    ensure!(metric(&node, "max_sessions") == Some(MOST));
+    until("the load", SOON, || load() == sessions(57)).with_context(|| node.log())?;
     // One that is full is still there; one that is paused is not.
     double.set_sessions(MOST);
-    until("full load", SOON, || load() == Some(100)).with_context(|| node.log())?;
+    until("full load", SOON, || load() == sessions(MOST)).with_context(|| node.log())?;
+    ensure!(ready(&node), "{}", node.log());
     double.pause(true);
     registry.until(Role::Media, &[]).with_context(|| node.log())?;
     ensure!(!ready(&node) && node.log().contains("it says that it is not ready"), "{}", node.log());
@@ -290,7 +290,7 @@ fn drained(site: &Site) -> Result<()> {
     double.set_sessions(2);
     until("the sessions", SOON, || metric(&node, "sessions") == Some(2)).with_context(|| node.log())?;
     let registry = Registry::of(&site.zookeeper)?;
-    node.process().signal(Signal::TERM)?;
+    node.tell_to_end()?;
     until("it to be draining", SOON, || {
         registry.get(Role::Media, "m-drained").is_ok_and(|node| node.state == State::Draining)
     })
@@ -302,7 +302,7 @@ fn drained(site: &Site) -> Result<()> {
     ensure!(double.commands().len() == 1, "with sessions: {:?}", double.commands());
     call(&double, "last");
     double.set_sessions(0);
-    let code = node.process().wait_for_exit(SOON)?;
+    let code = node.wait_for_exit(SOON)?;
     let log = node.log();
     ensure!(code == 0 && log.contains("drained: nothing goes on any more"), "{code}: {log}");
     ensure!(double.commands() == ["fsctl pause inbound", "fsctl shutdown elegant"], "{:?}", double.commands());

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use common::{Registry, load_balancer};
 use fleet::{Announcement, Role, State, Transport};
 use lab::carna::Node;
-use lab::process::Signal;
+use lab::process::{self, Signal, Spawn};
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
             ("a_kamailio_that_dies_is_started_again_and_not_routed_to_meanwhile", died),
             ("a_kamailio_that_does_not_start_is_told_why", no_start),
             ("a_node_that_is_told_to_end_drains_first", drained),
+            ("carna_drain_waits_until_the_node_has_ended", drain_command),
+            ("the_first_process_of_a_container_reaps_the_children_of_others", first),
             ("without_zookeeper_the_last_known_nodes_stay_also_over_a_restart", no_zookeeper),
             ("a_node_whose_session_expired_is_published_again_under_its_name", expired),
             ("of_two_nodes_of_one_name_the_second_waits", same_name),
@@ -60,7 +62,7 @@ fn died(_: &()) -> Result<()> {
     let [_one, two] = pair(&zookeeper)?;
     let registry = Registry::of(&zookeeper)?;
     let first = two.kamailio()?;
-    lab::process::signal(first, Signal::KILL)?;
+    process::signal(first, Signal::KILL)?;
     registry.until(Role::LoadBalancer, &["lb-1"]).with_context(|| two.log())?;
     registry.until(Role::LoadBalancer, &["lb-1", "lb-2"]).with_context(|| two.log())?;
     ensure!(two.kamailio()? != first, "the same process");
@@ -72,7 +74,7 @@ fn died(_: &()) -> Result<()> {
 fn no_start(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
     let mut node = load_balancer(&zookeeper, "lb-1")?.env("TLS_ADDR", "127.0.0.1:5061").attempts(2).launch()?;
-    let code = node.process().wait_for_exit(SOON)?;
+    let code = node.wait_for_exit(SOON)?;
     let log = node.log();
     ensure!(
         code == 1 && log.contains("TLS_CERTIFICATE") && log.contains("2 starts in a row have failed"),
@@ -84,11 +86,10 @@ fn no_start(_: &()) -> Result<()> {
 fn drained(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
     let [one, mut two] = pair(&zookeeper)?;
-    two.process().signal(Signal::TERM)?;
+    two.tell_to_end()?;
     let disabled = format!("1 sip:{} 4 0 ", two.address());
     until("the node that drains in the list", SOON, || one.list().contains(&disabled)).with_context(|| one.log())?;
-    let code = two.process().wait_for_exit(SOON)?;
-    ensure!(code == 0, "{code}: {}", two.log());
+    two.wait_for_end(SOON)?;
     one.until_listed(1, &[&one])?;
     let log = two.log();
     ensure!(
@@ -96,6 +97,40 @@ fn drained(_: &()) -> Result<()> {
         "{log}"
     );
     Ok(())
+}
+
+fn drain_command(_: &()) -> Result<()> {
+    let zookeeper = ZooKeeper::start(1)?;
+    let [one, mut two] = pair(&zookeeper)?;
+    let dir = lab::RunDir::new("drain")?;
+    let drain = || {
+        let command = Spawn::new("carna drain", env!("CARGO_BIN_EXE_carna"), dir.join("drain.log"));
+        process::run(command.args(["drain", "--config"]).arg(two.config()), SOON)
+    };
+    drain()?;
+    let log = two.log();
+    ensure!(log.contains("drained: nothing goes on any more"), "{log}");
+    let error = drain().expect_err("it has ended").to_string();
+    ensure!(error.contains("no node runs by this configuration"), "{error}");
+    two.wait_for_end(SOON)?;
+    one.until_listed(1, &[&one])
+}
+
+fn first(_: &()) -> Result<()> {
+    let zookeeper = ZooKeeper::start(1)?;
+    // The parent of this child ends before it.
+    let node = load_balancer(&zookeeper, "lb-1")?.first().before("(sleep 0.3 & echo orphan $!)");
+    let mut node = node.start()?;
+    let carna = node.pid()?;
+    let status = std::fs::read_to_string(format!("/proc/{carna}/status"))?;
+    ensure!(status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{status}");
+    let children = || std::fs::read_to_string(format!("/proc/{carna}/task/{carna}/children")).unwrap_or_default();
+    ensure!(node.log().contains("orphan "), "{}", node.log());
+    // Its Kamailio alone is left: no orphan, and nothing of one.
+    until("the orphan to be reaped", SOON, || children().split_whitespace().count() == 1)
+        .with_context(|| format!("{}\n{}", children(), node.log()))?;
+    node.tell_to_end()?;
+    node.wait_for_end(SOON)
 }
 
 fn no_zookeeper(_: &()) -> Result<()> {
@@ -117,7 +152,7 @@ fn no_zookeeper(_: &()) -> Result<()> {
 
 fn expired(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
-    let [one, mut two] = pair(&zookeeper)?;
+    let [one, two] = pair(&zookeeper)?;
     two.process().signal(Signal::STOP)?;
     one.until_listed(1, &[&one])?;
     two.process().signal(Signal::CONT)?;
@@ -218,7 +253,7 @@ fn database(_: &()) -> Result<()> {
 
 fn told(_: &()) -> Result<()> {
     let mut zookeeper = ZooKeeper::start(1)?;
-    let mut one = load_balancer(&zookeeper, "lb-1")?.start()?;
+    let one = load_balancer(&zookeeper, "lb-1")?.start()?;
     let answers = |node: &Node, path: &str, code: u16| node.get(path).is_ok_and(|(answered, _)| answered == code);
     until("the node to be ready", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
     ensure!(answers(&one, "/live", 200) && answers(&one, "/nothing", 404));
@@ -237,7 +272,7 @@ fn told(_: &()) -> Result<()> {
     ensure!(answers(&one, "/live", 200) && one.get("/metrics")?.1.contains("carna_zookeeper_connected 0"));
     zookeeper.restart(0)?;
     until("the node to be ready again", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
-    one.process().signal(Signal::TERM)?;
+    one.tell_to_end()?;
     until("the node to drain", SOON, || one.get("/ready").is_ok_and(|answer| answer == (503, "it drains\n".to_owned())))
         .with_context(|| one.log())
 }
@@ -255,6 +290,5 @@ fn announcement(name: &str, host: u16) -> Announcement {
         sip: [(Transport::Udp, SocketAddr::from(([127, 1, high, low], 5060)))].into(),
         version: String::new(),
         started: String::new(),
-        load: None,
     }
 }

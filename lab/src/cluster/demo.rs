@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Cluster, Plan};
-use crate::kamailio::Kamailio;
+use crate::carna::Node;
 use crate::progress::{say, step};
 use crate::sipp::{Report, Sipp};
 use crate::topology::{ROLES, Role};
@@ -38,7 +38,7 @@ fn run(cluster: &Cluster) -> Result<()> {
     }
     let number = format!("{NUMBER}@{domain}");
     step(format!("sipctl alias add {number} {bob}"), || cluster.sipctl(&["alias", "add", &number, &bob], ""))?;
-    let balancers = cluster.topology().of(Role::LoadBalancer);
+    let balancers = cluster.of(Role::LoadBalancer);
     let [first, .., last] = &balancers[..] else { anyhow::bail!("the demo takes two load balancers") };
     let bob_lives = (net::loopback(), 5062);
     step(format!("bob registers at {}", first.address()), || register(phone(cluster, first, "bob"), bob_lives))?;
@@ -55,7 +55,7 @@ fn run(cluster: &Cluster) -> Result<()> {
 }
 
 /// A phone of `user` that knows this load balancer; it has no scenario yet.
-fn phone<'c>(cluster: &'c Cluster, balancer: &Kamailio, user: &'c str) -> impl Fn(&str) -> Sipp + 'c {
+fn phone<'c>(cluster: &'c Cluster, balancer: &Node, user: &'c str) -> impl Fn(&str) -> Sipp + 'c {
     let target = balancer.address();
     move |scenario| {
         Sipp::new(scenario).target(target).auth_uri(cluster.domain()).users([(user, cluster.domain(), PASSWORD)])
@@ -100,8 +100,7 @@ fn known(cluster: &Cluster, text: &str) -> Option<String> {
     let numbered = |name: &'static str, addresses: Vec<Ipv4Addr>| {
         (1..).zip(addresses).map(move |(number, address): (u32, _)| (format!("{name} {number}"), address))
     };
-    let topology = cluster.topology();
-    let of = |role: Role| numbered(role.name(), topology.of(role).iter().map(|node| *node.address().ip()).collect());
+    let of = |role: Role| numbered(role.name(), cluster.of(role).iter().map(|node| *node.address().ip()).collect());
     let media = numbered("media", cluster.media().iter().map(|node| *node.address().ip()).collect());
     let mut all = ROLES.into_iter().flat_map(of).chain(media);
     let is_there = |address: Ipv4Addr| {

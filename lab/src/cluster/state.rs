@@ -41,8 +41,9 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn of(cluster: &Cluster) -> Self {
-        let mut servers: Vec<Server> = cluster.topology().nodes().map(|(_, node)| Server::of(node.process())).collect();
+        let mut servers: Vec<Server> = cluster.nodes().map(|node| Server::of(node.process())).collect();
         servers.extend(cluster.media().iter().flat_map(Media::processes).map(Server::of));
+        servers.extend(cluster.zookeeper().processes().map(Server::of));
         servers.extend(cluster.cassandra().iter().map(|node| Server::of(node.process())));
         Self { servers }
     }
@@ -75,7 +76,7 @@ impl State {
 
 /// Writes `target/cluster.env`: plain assignments, and one line that exports them all, so that sourcing it is enough.
 pub(super) fn write_env(cluster: &Cluster) -> Result<()> {
-    let variables = variables(cluster);
+    let variables = variables(cluster)?;
     let mut text: String = variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
     text += &format!("export {}\n", names.join(" "));
@@ -83,7 +84,7 @@ pub(super) fn write_env(cluster: &Cluster) -> Result<()> {
 }
 
 /// `LB_ADDR` and `LB_PID` are the first load balancer's, `LB_2_ADDR` and `LB_2_PID` the second one's; so for all roles.
-fn variables(cluster: &Cluster) -> Vec<(String, String)> {
+fn variables(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
     let mut set_node = |name: &str, number: u32, address: SocketAddrV4, pid: u32| {
@@ -92,8 +93,8 @@ fn variables(cluster: &Cluster) -> Vec<(String, String)> {
         set(&format!("{name}_PID"), pid.to_string());
     };
     for (role, name) in ROLES.into_iter().zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"]) {
-        for (number, node) in (1..).zip(cluster.topology().of(role)) {
-            set_node(name, number, node.address(), node.pid());
+        for (number, node) in (1..).zip(cluster.of(role)) {
+            set_node(name, number, node.address(), node.kamailio()?);
         }
     }
     for (number, node) in (1..).zip(cluster.media()) {
@@ -105,9 +106,11 @@ fn variables(cluster: &Cluster) -> Vec<(String, String)> {
     for (number, node) in (1..).zip(cluster.cassandra()) {
         set(&format!("CASSANDRA_{number}_PID"), node.pid().to_string());
     }
-    set("ZOOKEEPER", String::new());
+    for name in ["ZOOKEEPER", "ZOOKEEPER_SERVERS"] {
+        set(name, cluster.zookeeper().servers());
+    }
     set("SIP_DOMAIN", cluster.domain().to_owned());
-    all
+    Ok(all)
 }
 
 /// Appears complete or not at all.

@@ -36,7 +36,7 @@ pub fn up(nodes: usize, cassandra_nodes: usize) -> Result<()> {
     let cluster = Cluster::start(&plan(nodes, cassandra_nodes)?)?;
     state::write_env(&cluster)?;
     State::of(&cluster).write()?;
-    let balancers = cluster.topology().of(Role::LoadBalancer);
+    let balancers = cluster.of(Role::LoadBalancer);
     let addresses: Vec<String> = balancers.iter().map(|node| node.address().to_string()).collect();
     say(format!("up: SIP on {}, `make down` stops it", addresses.join(" and ")));
     say(format!("addresses and pids are in {}", state::env_file().display()));
@@ -98,5 +98,5 @@ fn plan(nodes: usize, cassandra_nodes: usize) -> Result<Plan> {
 
 fn is_free(address: Ipv4Addr) -> bool {
     net::is_free(address, 5060, Protocol::Udp)
-        && [5060, 7000, 9042].into_iter().all(|port| net::is_free(address, port, Protocol::Tcp))
+        && [2181, 5060, 7000, 9042, 9180].into_iter().all(|port| net::is_free(address, port, Protocol::Tcp))
 }

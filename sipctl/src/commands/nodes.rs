@@ -90,8 +90,6 @@ struct Line<'n> {
     state: &'static str,
     sip: &'n BTreeMap<Transport, std::net::SocketAddr>,
     weight: u32,
-    /// In percent; `null` of nodes that tell none.
-    load: Option<u8>,
     /// `null` when they were not asked for, and of roles that record none.
     calls: Option<u32>,
     version: &'n str,
@@ -112,7 +110,6 @@ impl<'n> Line<'n> {
             state: node.state.name(),
             sip: &node.sip,
             weight: node.weight,
-            load: node.load,
             calls: calls.filter(|_| records).map(of),
             version: &node.version,
             since: &node.started,
@@ -121,8 +118,7 @@ impl<'n> Line<'n> {
 }
 
 impl Shown for Line<'_> {
-    const COLUMNS: &'static [&'static str] =
-        &["role", "name", "dc", "state", "address", "load", "calls", "version", "since"];
+    const COLUMNS: &'static [&'static str] = &["role", "name", "dc", "state", "address", "calls", "version", "since"];
 
     fn cells(&self) -> Vec<String> {
         let mut addresses: Vec<String> = self.sip.values().map(ToString::to_string).collect();
@@ -133,7 +129,6 @@ impl Shown for Line<'_> {
             self.dc.to_owned(),
             self.state.to_owned(),
             addresses.join("\n"),
-            self.load.map(|percent| format!("{percent} %")).unwrap_or_default(),
             self.calls.map(|calls| calls.to_string()).unwrap_or_default(),
             self.version.to_owned(),
             self.since.to_owned(),
