@@ -74,10 +74,12 @@ fn run_node(config: Config) -> Result<()> {
     runtime.block_on(agent::run(config, kept))
 }
 
-/// Has everything that is told written to standard error. What the client of the event socket tells, the agent tells in its own words.
+/// Has everything that is told written to standard error. What the clients of the event socket and of Cassandra tell, the agent tells in its
+/// own words.
 fn log() {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let told = Targets::new().with_default(LevelFilter::INFO).with_target("freeswitch_esl_tokio", LevelFilter::ERROR);
+    let told = Targets::new().with_default(LevelFilter::INFO);
+    let told = told.with_target("freeswitch_esl_tokio", LevelFilter::ERROR).with_target("scylla", LevelFilter::WARN);
     tracing_subscriber::registry().with(lines).with(told).init();
 }
 

@@ -13,7 +13,7 @@ use common::{Registry, media_node};
 use domain::CallEvent;
 use domain::call::{EventId, event};
 use fleet::{Load, Role, State};
-use lab::carna::Node;
+use lab::carna::{Drain, Node, Plan};
 use lab::cassandra::{Cassandra, Options};
 use lab::event_socket::FreeSwitch;
 use lab::sipctl;
@@ -38,6 +38,8 @@ fn main() -> ExitCode {
             ("while_cassandra_hangs_events_are_kept_and_then_there_once", frozen_cassandra),
             ("a_carna_that_is_killed_loses_no_event_that_was_kept", killed),
             ("a_node_that_is_told_to_end_waits_for_its_sessions", drained),
+            ("a_drain_that_takes_too_long_ends_with_the_calls_that_are_left", drained_too_long),
+            ("a_wrong_password_is_told_and_not_shown", wrong_password),
         ],
     )
 }
@@ -73,8 +75,14 @@ impl Site {
 
     /// A media node that is published, and its FreeSWITCH.
     fn node(&self, name: &str) -> Result<(Node, FreeSwitch)> {
+        self.node_of(name, |plan| plan)
+    }
+
+    /// The same with a plan that is changed.
+    fn node_of(&self, name: &str, change: impl FnOnce(Plan) -> Plan) -> Result<(Node, FreeSwitch)> {
         let double = FreeSwitch::start(MOST)?;
-        let node = media_node(&self.zookeeper, name, &double, &self.cassandra.contact_point())?.launch()?;
+        let plan = media_node(&self.zookeeper, name, &double, &self.cassandra.contact_point())?;
+        let node = change(plan).launch()?;
         until("the event socket to be heard", SOON, || double.is_heard("CHANNEL_CREATE"))
             .with_context(|| node.log())?;
         until("the node to be ready", SOON, || ready(&node)).with_context(|| node.log())?;
@@ -308,5 +316,34 @@ fn drained(site: &Site) -> Result<()> {
     ensure!(double.commands() == ["fsctl pause inbound", "fsctl shutdown elegant"], "{:?}", double.commands());
     registry.until(Role::Media, &[]).with_context(|| node.log())?;
     site.until_events("last", EVENTS_OF_CALL, &node)?;
+    Ok(())
+}
+
+fn drained_too_long(site: &Site) -> Result<()> {
+    let drain = Drain { notice: Duration::from_secs(1), limit: Duration::from_secs(3) };
+    let (mut node, double) = site.node_of("m-too-long", |plan| plan.drain(drain))?;
+    double.set_sessions(2);
+    until("the sessions", SOON, || metric(&node, "sessions") == Some(2)).with_context(|| node.log())?;
+    node.tell_to_end()?;
+    node.wait_for_end(SOON)?;
+    ensure!(double.commands() == ["fsctl pause inbound"], "{:?}", double.commands());
+    let log = node.log();
+    ensure!(
+        log.contains("left behind are 0 transactions, 0 dialogs, 2 sessions") && log.contains("by signal 15"),
+        "{log}"
+    );
+    Ok(())
+}
+
+fn wrong_password(site: &Site) -> Result<()> {
+    let double = FreeSwitch::start(MOST)?;
+    let plan = media_node(&site.zookeeper, "m-wrong", &double, &site.cassandra.contact_point())?;
+    let node = plan.env("CARNA_MEDIA__PASSWORD", "a-wrong-one").launch()?;
+    until("that to be told", SOON, || node.log().contains("Authentication failed")).with_context(|| node.log())?;
+    // Some attempts later it is told no second time.
+    std::thread::sleep(Duration::from_secs(3));
+    let log = node.log();
+    ensure!(log.matches("Authentication failed").count() == 1 && !log.contains("a-wrong-one"), "{log}");
+    ensure!(!ready(&node));
     Ok(())
 }
