@@ -16,7 +16,7 @@ use rustix::process::{Signal, kill_process};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-/// Run a node: its Kamailio, its place among the others, its way out.
+/// Run a node: its Kamailio or FreeSWITCH, its place among the others, its way out.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Cli {

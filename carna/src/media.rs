@@ -6,6 +6,7 @@ mod history;
 mod status;
 
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::health::{Counts, Look, Work};
 use crate::options;
 use channels::Channels;
-use event_socket::EventSocket;
+use event_socket::{EventSocket, Seen};
 use history::History;
 pub use history::HistoryConfig;
 use status::Status;
@@ -41,12 +42,13 @@ impl FreeSwitch {
         }
         let taker = history.as_ref().map(History::taker);
         let mut channels = Channels::new(name, &config.node.dc);
-        let take = move |seen: event_socket::Seen<'_>| match seen {
-            event_socket::Seen::Beginning => channels.forget(),
-            event_socket::Seen::Event(event) => {
-                if let (Some(taker), Some(event)) = (&taker, channels.take(event)) {
-                    taker.take(event);
-                }
+        let take = move |seen: Seen<'_>| {
+            let events = match seen {
+                Seen::Beginning(there) => channels.begin(there.as_ref(), now()),
+                Seen::Event(event) => channels.take(event).into_iter().collect(),
+            };
+            if let Some(taker) = &taker {
+                events.into_iter().for_each(|event| taker.take(event));
             }
         };
         let socket = EventSocket::open(media.event_socket, media.password()?, take);
@@ -94,6 +96,12 @@ impl FreeSwitch {
             history.close().await;
         }
     }
+}
+
+/// Microseconds since the Unix epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 const NOT_READY: &str = "it says that it is not ready: paused, or about to end";

@@ -45,7 +45,9 @@ struct State {
     sessions: u64,
     most: u64,
     is_paused: bool,
-    /// API commands that were run, but for `status`.
+    /// Channels that there are, by what was told.
+    channels: BTreeSet<String>,
+    /// API commands that were run, but for those that only ask.
     commands: Vec<String>,
     /// Events so far.
     sequence: u64,
@@ -107,7 +109,7 @@ impl FreeSwitch {
         self.shared.state().process = Some(process);
     }
 
-    /// The API commands that it was told, but for `status`.
+    /// The API commands that it was told, but for those that only ask.
     pub fn commands(&self) -> Vec<String> {
         self.shared.state().commands.clone()
     }
@@ -121,6 +123,11 @@ impl FreeSwitch {
     pub fn tell(&self, event: &str, channel: &str, headers: &[(&str, &str)]) {
         let mut state = self.shared.state();
         state.sequence += 1;
+        if event == "CHANNEL_HANGUP_COMPLETE" {
+            state.channels.remove(channel);
+        } else {
+            state.channels.insert(channel.to_owned());
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let own = [
             ("Event-Name", event.to_owned()),
@@ -178,10 +185,21 @@ impl State {
         )
     }
 
+    /// As `show channels as json` of mod_commands has it: no rows when there is none.
+    fn show_channels(&self) -> String {
+        let rows: Vec<_> =
+            self.channels.iter().map(|channel| json!({"uuid": channel, "state": "CS_EXECUTE"})).collect();
+        let shown =
+            if rows.is_empty() { json!({"row_count": 0}) } else { json!({"row_count": rows.len(), "rows": rows}) };
+        format!("{shown}\n")
+    }
+
     /// What a command of the API says.
     fn run(&mut self, command: &str) -> String {
-        if command == "status" {
-            return self.status();
+        match command {
+            "status" => return self.status(),
+            "show channels as json" => return self.show_channels(),
+            _ => {}
         }
         self.commands.push(command.to_owned());
         match command {

@@ -1,12 +1,15 @@
 //! What happens to the channels of a FreeSWITCH, as events of calls.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use domain::CallEvent;
 use domain::call::{EventId, channel, event};
 
 /// Channels that are remembered by the call that they belong to: more than a media node has.
 const MOST: usize = 20_000;
+
+/// Why a channel ended whose end was not told.
+const UNSEEN: &str = "its end was not seen";
 
 /// By names of FreeSWITCH's, the events that a call's record is told of.
 const EVENTS: [(&str, &str); 4] = [
@@ -60,9 +63,31 @@ impl Channels {
         Self { node: node.to_owned(), dc: dc.to_owned(), calls: HashMap::new() }
     }
 
-    /// Forgets which channels there are: some may have ended unseen.
-    pub(crate) fn forget(&mut self) {
-        self.calls.clear();
+    /// Takes which channels are there now, `micros` microseconds after the Unix epoch, when nothing was told for a while. Gives the ends of
+    /// those that are not there any more; where that is not known, all are forgotten.
+    pub(crate) fn begin(&mut self, there: Option<&HashSet<String>>, micros: i64) -> Vec<CallEvent> {
+        let Some(there) = there else {
+            self.calls.clear();
+            return Vec::new();
+        };
+        let ended: Vec<_> = self.calls.extract_if(|channel, _| !there.contains(channel)).collect();
+        ended.into_iter().map(|(channel, call_id)| self.unseen_end(channel, call_id, micros)).collect()
+    }
+
+    /// The end of a channel that was over at this time.
+    fn unseen_end(&self, channel: String, call_id: String, micros: i64) -> CallEvent {
+        let id = EventId::of(micros, 0, &format!("{channel} {}", event::CHANNEL_HANGUP));
+        CallEvent {
+            event: event::CHANNEL_HANGUP.to_owned(),
+            reason: UNSEEN.to_owned(),
+            extra: vec![(channel::ID.to_owned(), channel)],
+            ..self.event(id, call_id)
+        }
+    }
+
+    /// An event of a call on this node.
+    fn event(&self, id: EventId, call_id: String) -> CallEvent {
+        CallEvent { call_id, node: self.node.clone(), dc: self.dc.clone(), ..CallEvent::new(id) }
     }
 
     /// What an event of FreeSWITCH's tells of a call; `None` when it is of none.
@@ -79,11 +104,8 @@ impl Channels {
         } else if self.calls.len() < MOST {
             self.calls.insert(channel.to_owned(), call_id.clone());
         }
-        let mut event = CallEvent::new(EventId::of(micros, (sequence & 0xffff) as u16, &format!("{channel} {name}")));
-        event.call_id = call_id;
-        name.clone_into(&mut event.event);
-        self.node.clone_into(&mut event.node);
-        self.dc.clone_into(&mut event.dc);
+        let id = EventId::of(micros, (sequence & 0xffff) as u16, &format!("{channel} {name}"));
+        let mut event = CallEvent { event: name.to_owned(), ..self.event(id, call_id) };
         describe(&mut event, told);
         event.cut();
         Some(event)
@@ -245,13 +267,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_found_again_by_what_the_leg_says() {
+    fn what_ended_unseen_ends_when_that_is_noticed() {
         let mut channels = channels();
-        channels.take(&told("CHANNEL_CREATE", "a", &[("variable_sip_h_X-Call", "call")]));
-        channels.forget();
+        for channel in ["a", "b"] {
+            channels.take(&told("CHANNEL_CREATE", channel, &[("variable_sip_h_X-Call", "call")]));
+        }
+        let there = HashSet::from(["b".to_owned(), "other".to_owned()]);
+        let ends = channels.begin(Some(&there), 5_000_000);
+        let [end] = ends.as_slice() else { panic!("{ends:?}") };
+        assert_eq!((end.event.as_str(), end.call_id.as_str(), end.at().0), ("channel-hangup", "call", 5000));
+        assert_eq!((end.extra(channel::ID), end.reason.as_str(), end.node.as_str()), (Some("a"), UNSEEN, "m1"));
+        assert_eq!(channels.begin(Some(&there), 6_000_000), [], "once");
+        assert_eq!(channels.begin(None, 7_000_000), [], "nothing is known");
         assert!(channels.calls.is_empty());
-        assert!(channels.take(&told("CHANNEL_ANSWER", "a", &[])).is_none());
-        assert!(channels.take(&told("CHANNEL_ANSWER", "a", &[("variable_sip_h_X-Call", "call")])).is_some());
+        // What the leg itself says is enough.
+        assert!(channels.take(&told("CHANNEL_ANSWER", "b", &[])).is_none());
+        assert!(channels.take(&told("CHANNEL_ANSWER", "b", &[("variable_sip_h_X-Call", "call")])).is_some());
     }
 
     proptest! {

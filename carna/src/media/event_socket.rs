@@ -1,5 +1,6 @@
 //! The way to FreeSWITCH: its event socket (mod_event_socket), inbound, as long as there is one.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use freeswitch_esl_tokio::{
     ConnectionStatus, EslClient, EslConnectOptions, EslError, EslEvent, EslEventType, EventFormat,
 };
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -32,8 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What comes by an event socket.
 pub(crate) enum Seen<'e> {
-    /// Events come from now on: of what happened before nothing may be known.
-    Beginning,
+    /// Events come from now on. What happened before was told to nobody; these channels are there, if that is known.
+    Beginning(Option<HashSet<String>>),
     /// An event.
     Event(&'e EslEvent),
 }
@@ -109,7 +111,8 @@ async fn session(
     let (client, mut events) = EslClient::connect_with_options(&host, address.port(), password.text(), options).await?;
     client.set_command_timeout(ANSWER_LIMIT);
     client.set_liveness_timeout(SILENCE_LIMIT);
-    take(Seen::Beginning);
+    // Before that: who ends in between may be thought to be there, but does not end twice.
+    take(Seen::Beginning(channels(&client).await));
     client.subscribe_events(EventFormat::Json, CHANNELS).await?;
     tracing::info!("connected with the event socket at {address}");
     tell.send_replace(Some(client.clone()));
@@ -124,6 +127,26 @@ async fn session(
         ConnectionStatus::Disconnected(reason) => reason.to_string(),
         _ => "it has ended".to_owned(),
     })
+}
+
+/// What `show channels as json` says.
+#[derive(Debug, Deserialize)]
+struct Shown {
+    /// Not there when there is none.
+    #[serde(default)]
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    uuid: String,
+}
+
+/// The channels that are there, by their unique ids; `None` when it does not say.
+async fn channels(client: &EslClient) -> Option<HashSet<String>> {
+    let answer = client.api("show channels as json").await.ok()?;
+    let shown: Shown = serde_json::from_str(answer.api_result().ok()?).ok()?;
+    Some(shown.rows.into_iter().map(|row| row.uuid).collect())
 }
 
 #[cfg(test)]
@@ -141,6 +164,8 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
     const WELCOME: &str = "Content-Type: auth/request\n\n";
     const ACCEPTED: &str = "Content-Type: command/reply\nReply-Text: +OK accepted\n\n";
+    /// A password, a question, and what is to be told.
+    const COMMANDS: usize = 3;
 
     fn password() -> Secret {
         serde_json::from_str("\"secret\"").expect("text")
@@ -153,11 +178,24 @@ mod tests {
         while let Ok(Ok(1..)) = timeout(Duration::from_millis(100), stream.read(&mut heard)).await {}
     }
 
-    /// Whether an event socket at which this was said is connected again.
-    async fn comes_again_after(said: Vec<u8>) -> bool {
+    /// Has whoever connects log in and do all that comes before events.
+    async fn let_in(stream: &mut TcpStream) {
+        let mut heard = [0; 1024];
+        let _ = stream.write_all(WELCOME.as_bytes()).await;
+        for _ in 0..COMMANDS {
+            let _ = stream.read(&mut heard).await;
+            let _ = stream.write_all(ACCEPTED.as_bytes()).await;
+        }
+    }
+
+    /// Whether an event socket at which this was said, to somebody who was let in or not, is connected again.
+    async fn comes_again_after(is_let_in: bool, said: Vec<u8>) -> bool {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let socket = EventSocket::open(listener.local_addr().expect("bound"), password(), |_| {});
-        let (first, _) = listener.accept().await.expect("connected");
+        let (mut first, _) = listener.accept().await.expect("connected");
+        if is_let_in {
+            let_in(&mut first).await;
+        }
         say(first, &said).await;
         let again = timeout(SOON, listener.accept()).await.is_ok();
         socket.close().await;
@@ -167,24 +205,25 @@ mod tests {
     #[tokio::test]
     async fn whatever_is_said_it_is_connected_again() {
         let event = |length: &str, body: &str| {
-            format!("{WELCOME}{ACCEPTED}{ACCEPTED}Content-Length: {length}\nContent-Type: text/event-json\n\n{body}")
+            (true, format!("Content-Length: {length}\nContent-Type: text/event-json\n\n{body}"))
         };
         let texts = [
-            String::new(),
-            "SSH-2.0-OpenSSH_9.2\n\n".to_owned(),
-            format!("{WELCOME}Content-Type: command/reply\nReply-Text: -ERR invalid\n\n"),
-            "Content-Type: text/rude-rejection\nContent-Length: 24\n\nAccess Denied, go away.\n".to_owned(),
+            (false, String::new()),
+            (false, "SSH-2.0-OpenSSH_9.2\n\n".to_owned()),
+            (false, format!("{WELCOME}Content-Type: command/reply\nReply-Text: -ERR invalid\n\n")),
+            (false, "Content-Type: text/rude-rejection\nContent-Length: 24\n\nAccess Denied, go away.\n".to_owned()),
+            (false, format!("{WELCOME}{ACCEPTED}{ACCEPTED}{ACCEPTED}")),
             event("99999999999999999999", ""),
             event("4294967296", "{}"),
             event("-1", "{}"),
             event("2", "[]"),
             event("40", "{"),
-            format!("{WELCOME}{ACCEPTED}{ACCEPTED}{}", "x".repeat(100_000)),
-            format!("{WELCOME}{ACCEPTED}{ACCEPTED}Content-Type: text/disconnect-notice\nContent-Length: 5\n\nbye.\n"),
+            (true, "x".repeat(100_000)),
+            (true, "Content-Type: text/disconnect-notice\nContent-Length: 5\n\nbye.\n".to_owned()),
         ];
         let mut cases = JoinSet::new();
-        for text in texts {
-            cases.spawn(async move { (comes_again_after(text.clone().into_bytes()).await, text) });
+        for (is_let_in, text) in texts {
+            cases.spawn(async move { (comes_again_after(is_let_in, text.clone().into_bytes()).await, text) });
         }
         while let Some(case) = cases.join_next().await {
             let (again, text) = case.expect("no panic");
@@ -196,12 +235,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(8))]
         #[test]
         fn whatever_bytes_come_it_is_connected_again(
-            start in prop_oneof![Just(String::new()), Just(WELCOME.to_owned()), Just(format!("{WELCOME}{ACCEPTED}{ACCEPTED}"))],
+            is_let_in: bool,
+            start in prop_oneof![Just(""), Just(WELCOME), Just("Content-Type: text/event-json\nContent-Length: 20\n\n")],
             bytes in proptest::collection::vec(any::<u8>(), 0..400),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let said = [start.into_bytes(), bytes, b"\n\n".to_vec()].concat();
-            prop_assert!(runtime.block_on(comes_again_after(said)));
+            let said = [start.as_bytes(), &bytes, b"\n\n"].concat();
+            prop_assert!(runtime.block_on(comes_again_after(is_let_in, said)));
         }
     }
 
@@ -212,16 +252,17 @@ mod tests {
         let names = seen.clone();
         let take = move |what: Seen<'_>| {
             let name = match what {
-                Seen::Beginning => "beginning",
+                Seen::Beginning(_) => "beginning",
                 Seen::Event(event) => freeswitch_esl_tokio::HeaderLookup::unique_id(event).unwrap_or_default(),
             };
             names.lock().expect("no panic").push(name.to_owned());
         };
         let _socket = EventSocket::open(listener.local_addr().expect("bound"), password(), take);
-        let (stream, _) = listener.accept().await.expect("connected");
+        let (mut stream, _) = listener.accept().await.expect("connected");
+        let_in(&mut stream).await;
         let event = |body: &str| format!("Content-Length: {}\nContent-Type: text/event-json\n\n{body}", body.len());
         let events = event("{\"Unique-ID\":\"a\"}") + &event("{\"Unique-ID\"") + &event("{\"Unique-ID\":\"b\"}");
-        say(stream, format!("{WELCOME}{ACCEPTED}{ACCEPTED}{events}").as_bytes()).await;
+        say(stream, events.as_bytes()).await;
         assert_eq!(*seen.lock().expect("no panic"), ["beginning", "a", "b"]);
     }
 }

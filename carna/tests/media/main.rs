@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use common::{Registry, media_node};
 use domain::CallEvent;
-use domain::call::{EventId, event};
+use domain::call::{EventId, channel, event};
 use fleet::{Load, Role, State};
 use lab::carna::{Drain, Node, Plan};
 use lab::cassandra::{Cassandra, Options};
@@ -242,11 +242,20 @@ fn lost_connection(site: &Site) -> Result<()> {
     double.tell_garbage("CHANNEL_CREATE");
     call(&double, "after-garbage");
     site.until_events("after-garbage", EVENTS_OF_CALL, &node)?;
+    // One of two channels ends while nobody hears of it.
+    let name = ("variable_sip_h_X-Call", "unseen");
+    ["ends", "stays"].iter().for_each(|channel| double.tell("CHANNEL_CREATE", channel, &[name]));
+    site.until_events("unseen", 2, &node)?;
     double.disconnect();
+    double.tell("CHANNEL_HANGUP_COMPLETE", "ends", &[name]);
     until("the loss to be noticed", SOON, || node.log().contains("no event socket at")).with_context(|| node.log())?;
     until("the next connection", SOON, || double.is_heard("CHANNEL_CREATE")).with_context(|| node.log())?;
     call(&double, "after");
     site.until_events("after", EVENTS_OF_CALL, &node)?;
+    let events = site.until_events("unseen", 3, &node)?;
+    let end = &events[2];
+    ensure!(end.event == event::CHANNEL_HANGUP && end.extra(channel::ID) == Some("ends"), "{end:?}");
+    ensure!(end.reason == "its end was not seen", "{end:?}");
     Ok(())
 }
 
