@@ -379,7 +379,7 @@ fn side_by_side(site: &Site) -> Result<()> {
         // By mistake: what Cassandra takes is recorded all the same.
         site.connected(with_state(site, dir.path(), "")?)?,
     ];
-    until("the sentence", SOON, || nodes[2].log().contains("another Kamailio uses it: give each its own state_dir"))
+    until("the sentence", SOON, || nodes[2].log().contains("another process uses it: give each its own state_dir"))
         .with_context(|| nodes[2].log())?;
     for node in &nodes {
         run(

@@ -1,25 +1,19 @@
-//! Call events on their way to Cassandra: in memory for a moment, and in the spool whenever Cassandra does not take them.
-//!
-//! An event is *accepted* when it is in Cassandra or synced to the spool; from then on it is not lost. Until then it is in a
-//! bounded queue. What the queue has no room for is refused, and counted.
+//! Call events on their way to Cassandra: in a bounded queue until each is with its call, and then in the outbox. What the queue has no
+//! room for is refused, and counted.
 
 mod live;
-mod spool;
 
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::{CallEvent, Timestamp};
-use futures::future::join_all;
+use store::outbox::{Counters, Item, Outbox, OutboxConfig, Sink};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 
 use crate::metrics::{Metrics, count};
 pub(crate) use live::{Live, Snapshot};
-pub(crate) use spool::Item;
-use spool::{Spool, SpoolConfig, Spooled};
 
 /// Events that are being written, or wait for the disk.
 const UNDER_WAY: usize = 512;
@@ -32,12 +26,6 @@ const OVERTAKEN: Duration = Duration::from_millis(20);
 
 /// Longest turn: what comes in one has to fit the link.
 const LONGEST_TURN: Duration = Duration::from_millis(25);
-
-/// Spooled events that are written in one go.
-const GO: usize = 128;
-
-/// Pause between two looks at an empty spool.
-const IDLE: Duration = Duration::from_millis(250);
 
 /// How call events are kept.
 #[derive(Debug, Clone)]
@@ -81,6 +69,35 @@ impl CallsConfig {
     pub fn turn(&self) -> Duration {
         (self.sync_within / 4).min(LONGEST_TURN)
     }
+
+    fn outbox(&self) -> OutboxConfig {
+        OutboxConfig {
+            spool_file: self.spool_file.clone(),
+            spool_bytes: self.spool_bytes,
+            within: self.sync_within,
+            replay_rate: self.replay_rate,
+        }
+    }
+}
+
+fn counters(metrics: &'static Metrics) -> Counters {
+    Counters {
+        accepted: &metrics.call_events_accepted,
+        dropped: &metrics.call_events_dropped,
+        spooled: &metrics.call_events_spooled,
+        broken: &metrics.call_spool_broken,
+    }
+}
+
+/// An event with its call as it stands then, where that is known.
+fn item(known: Option<Snapshot>, event: CallEvent) -> Item {
+    let (record, active) = known.map(|known| (known.record, known.written)).unzip();
+    Item { event, record, active }
+}
+
+/// Whether it ends a call of which too little is known, or perhaps only not yet.
+fn is_unsettled(item: &Item) -> bool {
+    item.record.is_none() && item.event.is_end()
 }
 
 /// Events on their way.
@@ -92,36 +109,21 @@ pub(crate) struct Calls {
     queue: Mutex<Option<mpsc::Sender<CallEvent>>>,
     waiting: Mutex<Option<mpsc::Receiver<CallEvent>>>,
     live: Live,
-    spool: Option<Spool>,
+    outbox: Outbox,
     slots: Arc<Semaphore>,
-}
-
-/// Where accepted events go.
-pub(crate) trait Sink: Send + Sync + 'static {
-    /// Whether it is worth trying.
-    fn takes_writes(&self) -> bool;
-
-    /// Writes items; says whether all of them are written.
-    fn write(&self, items: &[Item]) -> impl Future<Output = bool> + Send;
 }
 
 impl Calls {
     /// Starts the spool, if there is to be one.
     pub(crate) fn new(config: CallsConfig, metrics: &'static Metrics) -> Self {
         let (queue, waiting) = mpsc::channel(config.queue.max(1));
-        let spool = config.spool_file.clone().and_then(|file| {
-            let spool = SpoolConfig { file, most_bytes: config.spool_bytes };
-            Spool::open(spool, metrics)
-                .inspect_err(|error| tracing::error!("there is no spool of call events: no thread for it: {error}"))
-                .ok()
-        });
         Self {
             live: Live::new(config.interval),
+            outbox: Outbox::new(config.outbox(), counters(metrics)),
             config,
             metrics,
             queue: Some(queue).into(),
             waiting: Some(waiting).into(),
-            spool,
             slots: Arc::new(Semaphore::new(UNDER_WAY)),
         }
     }
@@ -135,7 +137,7 @@ impl Calls {
     }
 
     /// Sees every event into `sink` or the spool, until [`Self::close`] and all of them are. Of the time there is, a quarter goes
-    /// by before a group comes here, five eighths are for the sink to take it, and the rest is for the disk.
+    /// by before a group comes here; the rest is the outbox's.
     pub(crate) async fn record<S: Sink>(self: Arc<Self>, sink: Arc<S>) {
         let Some(mut waiting) = lock(&self.waiting).take() else { return };
         let mut events = Vec::with_capacity(GROUP);
@@ -146,7 +148,7 @@ impl Calls {
                 tokio::spawn(async move {
                     let group = calls.settled(group).await;
                     group.iter().for_each(|item| calls.log(item));
-                    calls.see_off(&group, &*sink).await;
+                    calls.outbox.see_off(&group, &*sink).await;
                     drop(slots);
                 });
             }
@@ -176,43 +178,28 @@ impl Calls {
 
     /// Writes what the spool was given, and closes it.
     pub(crate) async fn close_spool(&self) {
-        if let Some(spool) = &self.spool {
-            spool.close().await;
-        }
+        self.outbox.close().await;
     }
 
-    /// Writes spooled items in order, no faster than is allowed, for ever.
+    /// Writes what the spool holds whenever the sink takes it, for ever.
     pub(crate) async fn replay<S: Sink>(&self, sink: &S) {
-        let Some(spool) = &self.spool else { return };
-        loop {
-            let started = Instant::now();
-            let items = if sink.takes_writes() { spool.oldest(GO).await } else { Vec::new() };
-            let written = self.write_in_order(sink, &items).await;
-            let pause = match written.len() {
-                0 => IDLE,
-                some => Duration::from_secs(1) * some as u32 / self.config.replay_rate.max(1),
-            };
-            if !written.is_empty() {
-                spool.remove(written).await;
-            }
-            sleep(pause.saturating_sub(started.elapsed())).await;
-        }
+        self.outbox.replay(sink).await;
     }
 
     /// What is written together; ends that may have overtaken what happened before are apart.
     fn groups(&self, events: impl Iterator<Item = CallEvent>) -> impl Iterator<Item = Vec<Item>> {
-        let items = events.map(|event| Item::new(self.live.take(&event), event));
-        let (unsettled, settled): (Vec<_>, Vec<_>) = items.partition(Item::is_unsettled);
+        let items = events.map(|event| item(self.live.take(&event), event));
+        let (unsettled, settled): (Vec<_>, Vec<_>) = items.partition(is_unsettled);
         [settled, unsettled].into_iter().filter(|group| !group.is_empty())
     }
 
     /// Of ends that may have overtaken what happened before, what is known a moment later.
     async fn settled(&self, group: Vec<Item>) -> Vec<Item> {
-        if !group.iter().any(Item::is_unsettled) {
+        if !group.iter().any(is_unsettled) {
             return group;
         }
         sleep(OVERTAKEN).await;
-        let settle = |item: Item| Item::new(self.live.settle(item.event.record_id()), item.event);
+        let settle = |item: Item| self::item(self.live.settle(item.event.record_id()), item.event);
         group.into_iter().map(settle).collect()
     }
 
@@ -225,76 +212,6 @@ impl Calls {
             _ => tracing::info!("call {}", item.event.json()),
         }
     }
-
-    /// Sees a group into the sink or the spool.
-    async fn see_off<S: Sink>(&self, group: &[Item], sink: &S) {
-        let mut writing = pin!(async { sink.takes_writes() && sink.write(group).await });
-        let all = || vec![true; group.len()];
-        let accepted = match timeout(self.config.sync_within * 5 / 8, &mut writing).await {
-            Ok(true) => all(),
-            Ok(false) => self.keep_all(group, sink).await,
-            Err(_) => {
-                tokio::select! {
-                    // It may be in the sink soon, and then is written there once more: that changes nothing.
-                    kept = self.keep_all(group, sink) => kept,
-                    true = &mut writing => all(),
-                }
-            }
-        };
-        for (item, is_accepted) in group.iter().zip(accepted) {
-            if is_accepted {
-                count(&self.metrics.call_events_accepted);
-            } else {
-                count(&self.metrics.call_events_dropped);
-                let call_id = &item.event.call_id;
-                tracing::error!("an event of the call {call_id} is lost: neither Cassandra nor the spool takes it");
-            }
-        }
-    }
-
-    async fn keep_all<S: Sink>(&self, group: &[Item], sink: &S) -> Vec<bool> {
-        join_all(group.iter().map(|item| self.keep(item, sink))).await
-    }
-
-    /// Keeps an item in the spool; as long as that does not take it, and where there is none, tries the sink again. `false` when
-    /// the spool is closed.
-    async fn keep<S: Sink>(&self, item: &Item, sink: &S) -> bool {
-        let retry = async {
-            loop {
-                sleep(IDLE).await;
-                if sink.takes_writes() && sink.write(std::slice::from_ref(item)).await {
-                    return;
-                }
-            }
-        };
-        match &self.spool {
-            None => {
-                retry.await;
-                true
-            }
-            Some(spool) => tokio::select! {
-                number = spool.put(item) => number.is_some(),
-                () = retry => true,
-            },
-        }
-    }
-
-    /// The numbers of those that are written, and of those that nobody can read.
-    async fn write_in_order<S: Sink>(&self, sink: &S, spooled: &[Spooled]) -> Vec<u64> {
-        let mut written = Vec::with_capacity(spooled.len());
-        for group in spooled.chunks(GROUP) {
-            let readable: Vec<Item> = group.iter().filter_map(|spooled| spooled.item.clone()).collect();
-            if !readable.is_empty() && !sink.write(&readable).await {
-                break;
-            }
-            for _ in readable.len()..group.len() {
-                count(&self.metrics.call_events_dropped);
-                tracing::error!("a spooled call event of another version cannot be read: it is lost");
-            }
-            written.extend(group.iter().map(|spooled| spooled.number));
-        }
-        written
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -306,6 +223,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use domain::call::event;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::metrics::get;

@@ -9,20 +9,19 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::changes;
 use crate::config::Config;
-use crate::health::{self, Health, Look, Work};
+use crate::health::{Health, Look, Work};
 use crate::http::{self, Status, Told};
-use crate::kamailio::Rpc;
 use crate::loads::{Loads, Meter};
 use crate::process::{self, Child, Event, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::Router;
+use crate::server::Server;
 use crate::state::Kept;
 use fleet::{Announcement, Load, State};
 
@@ -32,10 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const STARTING: &str = "its process does not answer yet";
 /// A wait that something else ends.
 const NEVER: Duration = Duration::from_secs(3600);
-/// What `$shv(draining)` is in Kamailio: an address that moves is given up.
-const LEAVE: u8 = 1;
-/// And then: what is new is refused.
-const REFUSE: u8 = 2;
 /// Pause between two looks whether a process has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the registry has to take the node away at the end.
@@ -51,13 +46,13 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let (publish, published) = watch::channel(None);
     let (tell_seen, seen) = watch::channel(Seen::default());
     let (tell_start, starts) = watch::channel(0);
+    let server = Arc::new(Server::new(&config, &own.name)?);
     let (tell_loaded, loaded) = watch::channel(false);
     let status =
         Status { node: own.clone(), is_alive: true, trouble: Some(STARTING.to_owned()), starts: 0, at_work: None };
     let (tell_status, status) = watch::channel(status);
     let listener = http::listen(config.http.listen).await?;
-    let rpc = Arc::new(config.rpc()?);
-    let mut router = Router::new(&config, own.clone(), kept.clone(), rpc.clone())?;
+    let mut router = Router::new(&config, own.clone(), kept.clone(), server.router().cloned())?;
     router.write().context("Kamailio's nodes cannot be written")?;
     let (tell_known, known) = watch::channel(router.members());
     let (tell_changes, last_changes) = watch::channel(Vec::new());
@@ -84,13 +79,13 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         tell_load,
         publish,
         own,
-        rpc: rpc.clone(),
+        server: server.clone(),
         kept,
         config,
     };
     agent.end_former().await;
     let mut http = pin!(http);
-    let looking = tokio::spawn(look(agent.config.clone(), rpc, tell_look));
+    let looking = tokio::spawn(look(agent.config.health.interval, server.clone(), tell_look));
     let ended = loop {
         if let Err(error) = agent.go_on().await {
             break Err(error);
@@ -111,15 +106,15 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     noting.abort();
     drop(agent);
     let _ = tokio::time::timeout(WITHDRAWAL, registry).await;
+    server.close().await;
     ended
 }
 
-/// Looks at the node for ever.
-async fn look(config: Config, rpc: Arc<Rpc>, looks: mpsc::Sender<Look>) {
+/// Looks at the server for ever.
+async fn look(interval: Duration, server: Arc<Server>, looks: mpsc::Sender<Look>) {
     loop {
-        sleep(config.health.interval).await;
-        let look = health::look(config.node.role, config.asked_at(), &rpc).await;
-        if looks.send(look).await.is_err() {
+        sleep(interval).await;
+        if looks.send(server.look().await).await.is_err() {
             return;
         }
     }
@@ -166,7 +161,7 @@ struct Agent {
     /// What was seen last.
     look: Look,
     meter: Meter,
-    rpc: Arc<Rpc>,
+    server: Arc<Server>,
     kept: Kept,
     publish: watch::Sender<Option<Announcement>>,
     tell_start: watch::Sender<u32>,
@@ -181,7 +176,7 @@ impl Agent {
         match self.leave {
             Leave::Announced(until) if until <= now => {
                 tracing::info!("draining: nothing new is taken any more");
-                self.tell_kamailio(REFUSE).await;
+                told("to refuse what is new", self.server.refuse().await);
                 self.leave = Leave::Draining(now + self.config.drain.limit);
             }
             Leave::Draining(until) if until <= now => {
@@ -194,7 +189,7 @@ impl Agent {
         match &self.life {
             Life::Pausing(until) if self.leave == Leave::No && *until <= now => self.start()?,
             Life::Pausing(_) if self.leave != Leave::No => self.life = Life::Over,
-            Life::Starting(..) | Life::Running(_) if self.leave == Leave::Now => self.end(),
+            Life::Starting(..) | Life::Running(_) if self.leave == Leave::Now => self.end().await,
             Life::Starting(child, until) if *until <= now => {
                 tracing::error!(
                     "it does not answer {:?} after its start: it is killed",
@@ -291,9 +286,11 @@ impl Agent {
         Ok(())
     }
 
-    fn end(&mut self) {
+    async fn end(&mut self) {
         self.publish.send_replace(None);
-        if let Some(child) = self.child() {
+        if !self.ends_by_command().await
+            && let Some(child) = self.child()
+        {
             child.signal(Signal::TERM);
         }
         let until = Instant::now() + self.config.process.stop_limit;
@@ -301,6 +298,15 @@ impl Agent {
             Life::Starting(child, _) | Life::Running(child) => Life::Ending(child, until),
             other => other,
         };
+    }
+
+    /// Tells a server that has nothing to do any more to end by itself. Gives whether it will.
+    async fn ends_by_command(&self) -> bool {
+        self.look.at_work.is_some_and(Work::is_over)
+            && self.server.end().await.unwrap_or_else(|error| {
+                tracing::warn!("it does not end by its own command: {error:#}");
+                false
+            })
     }
 
     /// Waits for a process that was killed to be reaped.
@@ -358,7 +364,7 @@ impl Agent {
                 self.own.state = State::Draining;
                 self.publish.send_replace(Some(self.own.clone()));
                 tracing::info!("draining: the others have {:?} to hear of it", self.config.drain.notice);
-                self.tell_kamailio(LEAVE).await;
+                told("that the node leaves", self.server.leave().await);
                 Leave::Announced(Instant::now() + self.config.drain.notice)
             }
             // Nobody sends anything here.
@@ -368,13 +374,6 @@ impl Agent {
                 Leave::Now
             }
         };
-    }
-
-    /// Tells Kamailio how far the node is on its way out.
-    async fn tell_kamailio(&self, draining: u8) {
-        if let Err(error) = self.rpc.call("pv.shvSet", json!(["draining", "int", draining])).await {
-            tracing::warn!("Kamailio does not know that the node drains: {error:#}");
-        }
     }
 
     /// Takes what a look at the node has shown.
@@ -421,6 +420,13 @@ impl Agent {
             }
             _ => {}
         }
+    }
+}
+
+/// Complains when the server was not told something.
+fn told(what: &str, told: Result<()>) {
+    if let Err(error) = told {
+        tracing::warn!("it was not told {what}: {error:#}");
     }
 }
 

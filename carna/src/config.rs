@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, of which every key can be set in the environment instead.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +12,13 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 use crate::kamailio::Rpc;
+#[cfg(feature = "media")]
+use crate::media::HistoryConfig;
 use crate::registry::RegistryConfig;
 use crate::routes::Place;
 use fleet::{Announcement, Directory, Role, State, Transport};
+#[cfg(feature = "media")]
+use store::{Login, StoreConfig, TlsConfig};
 
 /// Before the name of a key in the environment; two underscores are between its parts: `CARNA_NODE__ROLE`.
 const PREFIX: &str = "CARNA_";
@@ -33,6 +38,10 @@ pub struct Config {
     /// What its Kamailio routes by.
     #[serde(default)]
     pub dispatcher: Dispatcher,
+    /// Where its FreeSWITCH is told what to do, when it runs one.
+    pub media: Option<Media>,
+    /// Where is recorded what happens to the channels of a FreeSWITCH.
+    pub cassandra: Option<Cassandra>,
     /// When it is healthy.
     #[serde(default)]
     pub health: Health,
@@ -121,6 +130,85 @@ pub struct Dispatcher {
     pub reload_delta: Option<Duration>,
 }
 
+/// `[media]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Media {
+    /// Where FreeSWITCH's event socket listens.
+    #[serde(default = "default_event_socket")]
+    pub event_socket: SocketAddr,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// Or the file whose first line that is.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Media {
+    /// The password of the event socket.
+    ///
+    /// # Errors
+    /// None or two are given, or the file cannot be read.
+    pub fn password(&self) -> Result<Secret> {
+        one_secret("media", self.password.as_ref(), self.password_file.as_deref())?
+            .context("media.password or media.password_file is missing: the password of the event socket")
+    }
+}
+
+/// `[cassandra]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cassandra {
+    /// Some of its nodes, `host:port,...`.
+    pub contact_points: String,
+    /// Its data centre; that of the node unless set.
+    pub local_dc: Option<String>,
+    /// The keyspace of all tables.
+    #[serde(default = "default_keyspace")]
+    pub keyspace: String,
+    /// The role to log in as.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// Or the file whose first line that is.
+    pub password_file: Option<PathBuf>,
+    /// Certificates of the CAs that may sign Cassandra's; unless set there is no TLS.
+    pub ca_file: Option<PathBuf>,
+    /// Bytes of events that the spool may hold while Cassandra takes none; the oldest give way.
+    #[serde(default = "default_call_spool_size")]
+    pub call_spool_size: u64,
+}
+
+/// What nobody is shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Secret(String);
+
+impl Secret {
+    /// What it is.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+/// The secret that is in the configuration of this part, or in a file.
+fn one_secret(part: &str, password: Option<&Secret>, file: Option<&Path>) -> Result<Option<Secret>> {
+    match (password, file) {
+        (Some(_), Some(_)) => anyhow::bail!("{part}.password and {part}.password_file are both given"),
+        (Some(password), None) => Ok(Some(password.clone())),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {} ({part}.password_file)", file.display()))?;
+            Ok(Some(Secret(text.lines().next().unwrap_or_default().trim().to_owned())))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 /// `[health]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -182,6 +270,13 @@ const RELOAD_DELTA: Duration = Duration::from_secs(2);
 /// How long a change takes to all nodes, besides the pause between two reloads.
 const NEWS: Duration = Duration::from_secs(1);
 
+/// How long Cassandra has for a connection, and for an answer.
+#[cfg(feature = "media")]
+const CASSANDRA_LIMIT: Duration = Duration::from_secs(2);
+/// In the state directory, call events that are not in Cassandra.
+#[cfg(feature = "media")]
+const SPOOL: &str = "calls.redb";
+
 fn default_state_dir() -> PathBuf {
     "/var/lib/carna".into()
 }
@@ -238,6 +333,18 @@ fn default_notice() -> Duration {
     Duration::from_secs(12)
 }
 
+fn default_event_socket() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8021))
+}
+
+fn default_keyspace() -> String {
+    "sip".to_owned()
+}
+
+fn default_call_spool_size() -> u64 {
+    1 << 30
+}
+
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9180))
 }
@@ -270,10 +377,53 @@ impl Config {
             self.zookeeper.session_timeout >= Duration::from_secs(2),
             "zookeeper.session_timeout is less than two seconds: a pause of the machine would look like a death"
         );
-        ensure!(self.node.role != Role::Media, "node.role is media: Carna runs Kamailio only");
-        self.place()?;
-        self.rpc()?;
+        if self.node.role == Role::Media {
+            self.check_media()?;
+        } else {
+            self.place()?;
+            self.rpc()?;
+        }
         self.announcement()?.check().map_err(anyhow::Error::msg).context("[node] cannot be published")
+    }
+
+    #[cfg(feature = "media")]
+    fn check_media(&self) -> Result<()> {
+        let media = self.media.as_ref();
+        media.context("[media] is missing: it says where the event socket is")?.password()?;
+        self.history().map(drop)
+    }
+
+    #[cfg(not(feature = "media"))]
+    fn check_media(&self) -> Result<()> {
+        anyhow::bail!("node.role is media: this Carna was built without the feature media")
+    }
+
+    /// Where is recorded what happens to channels, if it is.
+    ///
+    /// # Errors
+    /// The password cannot be read.
+    #[cfg(feature = "media")]
+    pub fn history(&self) -> Result<Option<HistoryConfig>> {
+        let Some(cassandra) = &self.cassandra else { return Ok(None) };
+        let password = one_secret("cassandra", cassandra.password.as_ref(), cassandra.password_file.as_deref())?;
+        let login = cassandra
+            .username
+            .clone()
+            .map(|username| Login { username, password: password.map(|password| password.0).unwrap_or_default() });
+        let tls = cassandra.ca_file.clone().map(|ca_file| TlsConfig { ca_file, cert_file: None, key_file: None });
+        let store = StoreConfig {
+            contact_points: cassandra.contact_points.split(',').map(|point| point.trim().to_owned()).collect(),
+            keyspace: cassandra.keyspace.clone(),
+            local_dc: cassandra.local_dc.clone().unwrap_or_else(|| self.node.dc.clone()),
+            login,
+            tls,
+            request_timeout: CASSANDRA_LIMIT,
+            connect_timeout: CASSANDRA_LIMIT,
+            compression: false,
+            speculative_after: None,
+        };
+        let spool_file = self.state_dir.join(SPOOL);
+        Ok(Some(HistoryConfig { store, spool_file, spool_bytes: cassandra.call_spool_size }))
     }
 
     /// Where Kamailio's sets are.
@@ -405,6 +555,40 @@ mod tests {
         assert_eq!(config.process.command[2], "/etc/kamailio/registrar.cfg");
     }
 
+    #[cfg(feature = "media")]
+    const MEDIA: &str = r#"
+        [node]
+        role = "media"
+        name = "m1"
+        dc = "dc1"
+        sip = { udp = "192.0.2.21:5060" }
+        [process]
+        command = ["freeswitch", "-nf"]
+        [zookeeper]
+        servers = "127.0.0.1:2181"
+        [media]
+        password = "secret"
+        [cassandra]
+        contact_points = "192.0.2.31:9042, 192.0.2.32:9042"
+    "#;
+
+    #[cfg(feature = "media")]
+    #[test]
+    fn a_media_node_routes_by_nothing_and_records_in_its_own_data_centre() {
+        let config = read(MEDIA, &[]).expect("right");
+        let history = config.history().expect("right").expect("recorded");
+        assert_eq!(history.store.contact_points, ["192.0.2.31:9042", "192.0.2.32:9042"]);
+        assert_eq!((history.store.local_dc.as_str(), history.store.keyspace.as_str()), ("dc1", "sip"));
+        assert!(history.spool_file.ends_with("calls.redb"));
+        let media = config.media.expect("given");
+        assert_eq!((media.event_socket.port(), media.password().expect("given").text()), (8021, "secret"));
+        assert!(!format!("{media:?}").contains("secret"), "{media:?}");
+        let error = read(&MEDIA.replace("password = \"secret\"", ""), &[]).expect_err("no password");
+        assert!(error.contains("media.password"), "{error}");
+        assert!(read(&MEDIA.replace("password = \"secret\"", ""), &[("CARNA_MEDIA__PASSWORD", "other")]).is_ok());
+        assert!(read(MEDIA, &[("CARNA_MEDIA__PASSWORD_FILE", "/nowhere")]).is_err(), "two passwords");
+    }
+
     #[test]
     fn what_is_wrong_is_named() {
         let of = |from: &str, to: &str| {
@@ -413,7 +597,7 @@ mod tests {
         };
         for (from, to, expected) in [
             ("\"registrar\"", "\"register\"", "node.role"),
-            ("\"registrar\"", "\"media\"", "Carna runs Kamailio only"),
+            ("\"registrar\"", "\"media\"", "[media] is missing"),
             ("dc = \"dc1\"", "", "dc"),
             ("name = \"r1\"", "name = \"r 1\"", "'r 1' is no name"),
             ("name = \"r1\"", "nmae = \"r1\"", "nmae"),

@@ -152,6 +152,7 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
         if let Some(work) = status.at_work {
             gauge("transactions", "Transactions that are not over", work.transactions);
             gauge("dialogs", "Dialogs", work.dialogs);
+            gauge("sessions", "Legs of calls with their audio", work.sessions);
             gauge("call_events", "Call events that are not in Cassandra", work.events);
         }
         let load = told.load.borrow();
@@ -160,6 +161,9 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
         }
         if let Some(registrations) = load.registrations {
             gauge("registrations_per_minute", "REGISTERs applied in a minute", registrations);
+        }
+        if let Some(most) = load.max_sessions {
+            gauge("max_sessions", "Legs of calls that it may have", most);
         }
     }
     let nodes = Family::<Labels, Gauge>::default();

@@ -1,21 +1,144 @@
-//! What is asked of a Kamailio from outside: its RPC commands, and whether it answers SIP.
+//! A Kamailio, seen from outside: what its RPC commands tell, and whether it answers SIP.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use tokio::net::{UdpSocket, UnixDatagram};
+use tokio::net::UnixDatagram;
 use tokio::time::timeout;
+
+use crate::health::{Counts, Look, Work};
+use crate::options;
+use fleet::Role;
 
 /// How long an answer is waited for. Kamailio answers from a process of its own, which may read a long list meanwhile.
 const RPC_LIMIT: Duration = Duration::from_secs(5);
-const OPTIONS_LIMIT: Duration = Duration::from_secs(1);
 /// The longest answer: what a Unix socket takes by default.
 const LONGEST_ANSWER: usize = 212_992;
-const LONGEST_SIP: usize = 65_535;
+/// What `$shv(draining)` is: an address that moves is given up.
+const LEAVE: u8 = 1;
+/// And then: what is new is refused.
+const REFUSE: u8 = 2;
+
+/// The Kamailio of a node.
+#[derive(Debug)]
+pub struct Kamailio {
+    role: Role,
+    address: Option<SocketAddr>,
+    rpc: Arc<Rpc>,
+}
+
+impl Kamailio {
+    /// Of a node of this role; `None`: it is not asked by OPTIONS.
+    pub fn new(role: Role, address: Option<SocketAddr>, rpc: Rpc) -> Self {
+        Self { role, address, rpc: Arc::new(rpc) }
+    }
+
+    /// The way to its RPC commands.
+    pub fn rpc(&self) -> &Arc<Rpc> {
+        &self.rpc
+    }
+
+    /// Looks at it: it answers OPTIONS and RPC, and its module has a session with Cassandra where the role needs one.
+    pub async fn look(&self) -> Look {
+        let answers = async {
+            let refusal = options::refusal(self.address).await?;
+            self.rpc.call("core.uptime", json!([])).await?;
+            anyhow::Ok(refusal)
+        };
+        let trouble = match answers.await {
+            Ok(None) if self.role.needs_cassandra() => self.without_cassandra().await,
+            Ok(refusal) => refusal,
+            Err(error) => return Look { trouble: Some(format!("{error:#}")), ..Look::default() },
+        };
+        let under_way = self.under_way().await;
+        // After that: what has ended meanwhile is an event now, and not overlooked.
+        let stats =
+            if self.role.needs_cassandra() { self.rpc.call("cassandra.stats", json!([])).await.ok() } else { None };
+        let at_work = under_way.and_then(|under_way| at_work(self.role, under_way, stats.as_ref()));
+        let counts = stats.as_ref().map(|stats| counts(self.role, stats)).unwrap_or_default();
+        Look { is_alive: true, trouble, at_work, counts }
+    }
+
+    /// Has it give up an address that moves between nodes.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn leave(&self) -> Result<()> {
+        self.set_draining(LEAVE).await
+    }
+
+    /// Has it refuse what is new.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn refuse(&self) -> Result<()> {
+        self.set_draining(REFUSE).await
+    }
+
+    async fn set_draining(&self, draining: u8) -> Result<()> {
+        self.rpc.call("pv.shvSet", json!(["draining", "int", draining])).await.map(drop)
+    }
+
+    async fn without_cassandra(&self) -> Option<String> {
+        match self.rpc.call("cassandra.status", json!([])).await {
+            Ok(status) if status["connected"] == 1 => None,
+            Ok(_) => Some("its module has no session with Cassandra".to_owned()),
+            Err(error) => Some(format!("{error:#}")),
+        }
+    }
+
+    /// Transactions that are not over, and the dialogs that it knows.
+    async fn under_way(&self) -> Option<Work> {
+        // Those that only wait for what is sent again are done; probes of this node's own would be there for ever.
+        let stats = self.rpc.call("tm.stats", json!([])).await.ok()?;
+        let mut transactions = number(&stats, "current")?.saturating_sub(number(&stats, "waiting")?);
+        if self.role == Role::LoadBalancer && self.is_elsewhere().await {
+            transactions = 0;
+        }
+        let mut dialogs = 0;
+        if self.role == Role::Dispatcher {
+            dialogs = number(&self.rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
+        }
+        Some(Work { transactions, dialogs, ..Work::default() })
+    }
+
+    /// Whether the address of a load balancer is another's: what goes on ends there.
+    async fn is_elsewhere(&self) -> bool {
+        let variable = self.rpc.call("pv.shvGet", json!(["is_elsewhere"])).await;
+        variable.is_ok_and(|variable| number(&variable, "value") == Some(1))
+    }
+}
+
+/// See [`Look::at_work`]: what is under way, and what the module says of it.
+fn at_work(role: Role, under_way: Work, stats: Option<&Value>) -> Option<Work> {
+    if role != Role::Dispatcher {
+        return Some(under_way);
+    }
+    let stats = stats?;
+    // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
+    let dialogs = under_way.dialogs.min(number(stats, "live_calls")?);
+    Some(Work { dialogs, events: number(stats, "call_events_spooled")?, ..under_way })
+}
+
+/// What is counted, by the statistics of the module.
+fn counts(role: Role, stats: &Value) -> Counts {
+    let of = |counting: Role, name: &str| if role == counting { number(stats, name) } else { None };
+    Counts {
+        calls: of(Role::Dispatcher, "live_calls"),
+        registrations: of(Role::Registrar, "accepted_regs"),
+        ..Counts::default()
+    }
+}
+
+fn number(value: &Value, name: &str) -> Option<u64> {
+    let number = &value[name];
+    number.as_u64().or_else(|| number.as_str()?.parse().ok())
+}
 
 /// RPC commands over the Unix datagram socket of the module `jsonrpcs`.
 #[derive(Debug)]
@@ -66,27 +189,15 @@ impl Drop for Bound {
     }
 }
 
-/// Asks by OPTIONS over UDP whether somebody is there, and gives the first line of the answer.
-///
-/// # Errors
-/// Nobody answers in a second.
-pub async fn options(address: SocketAddr) -> Result<String> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let any: SocketAddr =
-        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(address).await?;
-    let here = socket.local_addr()?;
-    let id = format!("carna-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let request = format!(
-        "OPTIONS sip:{address} SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bK-{id};rport\r\nMax-Forwards: 70\r\n\
-         From: <sip:carna@{here}>;tag={id}\r\nTo: <sip:{address}>\r\nCall-ID: {id}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-    );
-    let mut answer = vec![0; LONGEST_SIP];
-    let exchange = async {
-        socket.send(request.as_bytes()).await?;
-        socket.recv(&mut answer).await
-    };
-    let length = timeout(OPTIONS_LIMIT, exchange).await.context("no answer to OPTIONS")??;
-    Ok(String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_counts_what_it_is_for() {
+        let stats = json!({"live_calls": 7, "accepted_regs": "12"});
+        assert_eq!(counts(Role::Dispatcher, &stats), Counts { calls: Some(7), ..Counts::default() });
+        assert_eq!(counts(Role::Registrar, &stats), Counts { registrations: Some(12), ..Counts::default() });
+        assert_eq!(counts(Role::Outbound, &stats), Counts::default());
+    }
 }

@@ -12,11 +12,15 @@ pub mod health;
 pub mod http;
 pub mod kamailio;
 pub mod loads;
+#[cfg(feature = "media")]
+pub mod media;
 pub mod members;
+mod options;
 pub mod page;
 pub mod process;
 pub mod registry;
 pub mod router;
 pub mod routes;
+pub mod server;
 pub mod sets;
 pub mod state;

@@ -30,9 +30,11 @@ pub struct Meter {
 impl Meter {
     /// What there is to do by what was counted until `now`.
     pub fn take(&mut self, counts: Counts, now: Instant) -> Load {
-        let Some(count) = counts.registrations else {
+        let Counts { calls, registrations, sessions, max_sessions } = counts;
+        let load = Load { calls, registrations: None, sessions, max_sessions };
+        let Some(count) = registrations else {
             self.counted.clear();
-            return Load { calls: counts.calls, registrations: None };
+            return load;
         };
         // It was started again.
         if self.counted.back().is_some_and(|(_, last)| *last > count) {
@@ -42,7 +44,7 @@ impl Meter {
         while self.counted.get(1).is_some_and(|(at, _)| now - *at >= SPAN) {
             self.counted.pop_front();
         }
-        Load { calls: counts.calls, registrations: self.per_minute() }
+        Load { registrations: self.per_minute(), ..load }
     }
 
     /// How many there are in a minute; unknown until that can be told.
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
 
     fn counts(registrations: u64) -> Counts {
-        Counts { calls: None, registrations: Some(registrations) }
+        Counts { registrations: Some(registrations), ..Counts::default() }
     }
 
     #[test]

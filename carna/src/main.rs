@@ -13,8 +13,10 @@ use carna::process::Process;
 use carna::state::Kept;
 use clap::{Parser, Subcommand};
 use rustix::process::{Signal, kill_process};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
-/// Run a node: its Kamailio, its place among the others, its way out.
+/// Run a node: its Kamailio or FreeSWITCH, its place among the others, its way out.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Cli {
@@ -63,13 +65,22 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 fn run_node(config: Config) -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    log();
     let kept = Kept::open(&config.state_dir)?;
     if let Some(agent) = Process::of(rustix::process::getpid()) {
         kept.keep_agent(&agent)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(agent::run(config, kept))
+}
+
+/// Has everything that is told written to standard error. What the clients of the event socket and of Cassandra tell, the agent tells in its
+/// own words.
+fn log() {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let told = Targets::new().with_default(LevelFilter::INFO);
+    let told = told.with_target("freeswitch_esl_tokio", LevelFilter::ERROR).with_target("scylla", LevelFilter::WARN);
+    tracing_subscriber::registry().with(lines).with(told).init();
 }
 
 fn drain(config: &Config) -> Result<()> {

@@ -25,9 +25,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// See [`Router::keep`].
 #[derive(Debug)]
 pub struct Router {
-    place: Place,
+    /// `None`: nothing here routes, and only who is there is kept.
+    target: Option<Target>,
     further: Vec<Line>,
-    rpc: Arc<Rpc>,
     reload_delta: Duration,
     kept: Kept,
     own: Announcement,
@@ -36,16 +36,24 @@ pub struct Router {
     reload_at: Instant,
 }
 
+/// What routes by the nodes that are known.
+#[derive(Debug)]
+struct Target {
+    place: Place,
+    rpc: Arc<Rpc>,
+}
+
 impl Router {
-    /// For a node of which this is the configuration; it begins with the nodes that were kept.
+    /// For a node of which this is the configuration, and whose Kamailio, if it has one, is reached so; it begins with the nodes that were
+    /// kept.
     ///
     /// # Errors
     /// The file of further lines is not usable.
-    pub fn new(config: &Config, own: Announcement, kept: Kept, rpc: Arc<Rpc>) -> Result<Self> {
+    pub fn new(config: &Config, own: Announcement, kept: Kept, rpc: Option<Arc<Rpc>>) -> Result<Self> {
+        let target = rpc.map(|rpc| Ok::<_, anyhow::Error>(Target { place: config.place()?, rpc })).transpose()?;
         Ok(Self {
-            place: config.place()?,
+            target,
             further: further(config)?,
-            rpc,
             reload_delta: config.reload_delta(),
             members: Members::new(&own.dc, config.zookeeper.hold, config.settle(), kept.nodes()),
             kept,
@@ -60,7 +68,7 @@ impl Router {
     /// It cannot be written.
     pub fn write(&mut self) -> Result<()> {
         let lines = self.lines();
-        self.place.write(&lines).map(drop)
+        self.target.as_ref().map_or(Ok(()), |target| target.place.write(&lines).map(drop))
     }
 
     /// Goes on for ever: writes whatever is new and has Kamailio read it; `starts` changes whenever that one was started. Tells whether
@@ -130,14 +138,15 @@ impl Router {
     /// Makes what Kamailio routes by what it should be, when it may be told. Gives whether it is.
     async fn apply(&mut self) -> Result<bool> {
         let lines = self.lines();
-        if self.place.write(&lines)? {
+        let Some(target) = &self.target else { return Ok(true) };
+        if target.place.write(&lines)? {
             tracing::info!("{} lines of nodes are written", lines.len());
-        } else if routes::is_loaded(&self.rpc, &lines).await? {
+        } else if routes::is_loaded(&target.rpc, &lines).await? {
             return Ok(true);
         }
         sleep_until(self.reload_at).await;
         self.reload_at = Instant::now() + self.reload_delta;
-        routes::reload(&self.rpc, &lines).await?;
+        routes::reload(&target.rpc, &lines).await?;
         tracing::info!("Kamailio routes by {} lines of nodes", lines.len());
         Ok(true)
     }

@@ -28,6 +28,50 @@ pub mod event {
     pub const EXPIRED: &str = "call-expired";
     /// The node that had it is gone.
     pub const LOST: &str = "call-lost";
+    /// A media node has a leg of the call.
+    pub const CHANNEL_CREATE: &str = "channel-create";
+    /// That leg is answered.
+    pub const CHANNEL_ANSWER: &str = "channel-answer";
+    /// It is joined with another.
+    pub const CHANNEL_BRIDGE: &str = "channel-bridge";
+    /// It is over.
+    pub const CHANNEL_HANGUP: &str = "channel-hangup";
+}
+
+/// Names of what the events of a media node's channel add: its [`CallEvent::extra`].
+pub mod channel {
+    /// Its name on the media node, for good.
+    pub const ID: &str = "channel";
+    /// `inbound` or `outbound`, as the media node sees it.
+    pub const DIRECTION: &str = "direction";
+    /// The channel that it is joined with, or was begun for.
+    pub const OTHER: &str = "other";
+    /// The codec that is received, as `PCMU@8000`.
+    pub const CODEC_READ: &str = "codec_read";
+    /// The codec that is sent.
+    pub const CODEC_WRITE: &str = "codec_write";
+    /// Why it ended, as a number of Q.850.
+    pub const Q850: &str = "q850";
+    /// What ended it in SIP, such as `recv_bye`.
+    pub const DISPOSITION: &str = "disposition";
+    /// How long it was talked, in milliseconds.
+    pub const TALKED: &str = "talked_ms";
+    /// RTP packets received.
+    pub const RTP_IN: &str = "rtp_in";
+    /// RTP packets sent.
+    pub const RTP_OUT: &str = "rtp_out";
+    /// RTP packets that should have come, and did not in time.
+    pub const RTP_SKIPPED: &str = "rtp_skipped";
+    /// Share of the received packets that were lost, in percent.
+    pub const LOSS: &str = "loss";
+    /// The least variance of the time between packets, in square milliseconds.
+    pub const JITTER_MIN: &str = "jitter_min";
+    /// The greatest one.
+    pub const JITTER_MAX: &str = "jitter_max";
+    /// Share of what was received without flaws, in percent.
+    pub const QUALITY: &str = "quality";
+    /// Mean opinion score that the media node makes of that, from 1 to 5.
+    pub const MOS: &str = "mos";
 }
 
 /// What a script says of a leg.
@@ -64,8 +108,14 @@ impl EventId {
 
     /// The name that everybody gives to what happens to a call at this time.
     pub fn at_time(at: Timestamp, call_id: &str) -> Self {
-        let name = call_id.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        Self::new(at.0.saturating_mul(1000), 0, name)
+        Self::of(at.0.saturating_mul(1000), 0, call_id)
+    }
+
+    /// The name that everybody gives to the `number`-th thing that happens to what has this name, `micros` microseconds after the Unix
+    /// epoch.
+    pub fn of(micros: i64, number: u16, name: &str) -> Self {
+        let name = name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        Self::new(micros, number, name)
     }
 
     /// One that was stored.
@@ -264,9 +314,20 @@ impl CallEvent {
         [event::END, event::FAILED, event::EXPIRED, event::LOST].contains(&&*self.event)
     }
 
+    /// Whether a media node tells of a channel with it.
+    pub fn is_of_channel(&self) -> bool {
+        [event::CHANNEL_CREATE, event::CHANNEL_ANSWER, event::CHANNEL_BRIDGE, event::CHANNEL_HANGUP]
+            .contains(&&*self.event)
+    }
+
+    /// What was added by this name, if anything.
+    pub fn extra(&self, name: &str) -> Option<&str> {
+        self.extra.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether the script says that the call was not begun with this leg, but that somebody in it, such as a media node, began it.
     pub fn is_of_further_leg(&self) -> bool {
-        self.extra.iter().any(|(name, value)| name == attribute::LEG && value == attribute::FURTHER)
+        self.extra(attribute::LEG) == Some(attribute::FURTHER)
     }
 
     /// Says that it is of a leg that the call was not begun with.

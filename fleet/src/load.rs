@@ -11,6 +11,12 @@ pub struct Load {
     /// REGISTERs applied in a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registrations: Option<u64>,
+    /// Legs of calls that a media node has, with their audio.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    /// How many of those it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u64>,
 }
 
 impl Load {
@@ -31,7 +37,7 @@ mod tests {
 
     #[test]
     fn what_is_published_is_read_again_and_what_is_none_is_none() {
-        let load = Load { calls: Some(3), registrations: None };
+        let load = Load { calls: Some(3), ..Load::default() };
         assert_eq!(load.json(), br#"{"calls":3}"#);
         assert_eq!(Load::parse(&load.json()), Some(load));
         for garbage in [&b""[..], b"\xff", b"[-1]", br#"{"calls":-1}"#, br#"{"calls":"<b>"}"#] {

@@ -1,4 +1,4 @@
-//! Kamailio under Carna: nodes that find each other in ZooKeeper.
+//! Servers under Carna: nodes that find each other in ZooKeeper.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,6 +11,7 @@ use fleet::Role;
 use rustix::process::{Pid, kill_process_group};
 use serde_json::{Value, json};
 
+use crate::event_socket::{self, FreeSwitch};
 use crate::kamailio::{MemoryManager, RPC_SOCKET};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
@@ -36,8 +37,17 @@ pub struct Plan {
     /// What a shell does before it becomes the Kamailio.
     before: Option<String>,
     is_first: bool,
+    media: Option<Media>,
     program: PathBuf,
     dir: RunDir,
+}
+
+/// What a media node has in the place of a Kamailio.
+#[derive(Debug)]
+struct Media {
+    event_socket: SocketAddrV4,
+    /// Where Cassandra answers.
+    contact_point: String,
 }
 
 /// How a node leaves.
@@ -95,9 +105,17 @@ impl Plan {
             further: String::new(),
             before: None,
             is_first: false,
+            media: None,
             program: workspace().target().join("release/carna"),
             dir,
         })
+    }
+
+    /// A media node, whose FreeSWITCH is this double; its process only sleeps. What happens to channels goes to this Cassandra.
+    pub fn of_media(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Self> {
+        let media = Media { event_socket: double.event_socket(), contact_point: contact_point.to_owned() };
+        let plan = Self::new(Role::Media, zookeeper, name)?.at(double.sip());
+        Ok(Self { media: Some(media), ..plan })
     }
 
     /// With this build of Carna.
@@ -223,14 +241,10 @@ impl Plan {
 
     /// The node's carna.toml.
     fn config(&self, dir: &str, place: &str) -> Result<String> {
-        let script = self.kamailio.script(&self.dir)?;
-        let mut command = vec![kamailio::binary().display().to_string()];
-        command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
-        if let Some(before) = &self.before {
-            let shell = ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned);
-            command.splice(..0, shell);
-        }
-        let further = self.dir.write("further.list", &self.further)?;
+        let (command, server) = match &self.media {
+            Some(media) => (vec!["sleep".to_owned(), "infinity".to_owned()], media.config()),
+            None => (self.command()?, self.dispatcher(dir, place)?),
+        };
         // A list of strings is in JSON what it is in TOML.
         let command = serde_json::to_string(&command)?;
         Ok(format!(
@@ -238,7 +252,7 @@ impl Plan {
              [node]\nrole = '{role}'\nname = '{name}'\ndc = 'dc1'\nsip = {{ udp = '{address}' }}\n\
              [process]\ncommand = {command}\nrestart_pause = '500ms'\nattempts = {attempts}\n\
              [zookeeper]\nservers = '{servers}'\nsession_timeout = '2s'\nhold = '1s'\n\
-             [dispatcher]\n{place}\nfurther = '{further}'\nrpc = '{dir}/{RPC_SOCKET}'\n\
+             {server}\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
              [drain]\nnotice = '{notice}ms'\nlimit = '{limit}ms'\n\
              [http]\nlisten = '{host}:{HTTP_PORT}'\n",
@@ -247,12 +261,41 @@ impl Plan {
             address = self.address(),
             attempts = self.attempts,
             servers = self.servers,
-            further = further.display(),
             here = self.here(),
             notice = self.drain.notice.as_millis(),
             limit = self.drain.limit.as_millis(),
             host = self.here().ip(),
         ))
+    }
+
+    /// What it runs.
+    fn command(&self) -> Result<Vec<String>> {
+        let script = self.kamailio.script(&self.dir)?;
+        let mut command = vec![kamailio::binary().display().to_string()];
+        command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        if let Some(before) = &self.before {
+            let shell = ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned);
+            command.splice(..0, shell);
+        }
+        Ok(command)
+    }
+
+    /// What its Kamailio routes by.
+    fn dispatcher(&self, dir: &str, place: &str) -> Result<String> {
+        let further = self.dir.write("further.list", &self.further)?;
+        Ok(format!("[dispatcher]\n{place}\nfurther = '{}'\nrpc = '{dir}/{RPC_SOCKET}'\n", further.display()))
+    }
+}
+
+impl Media {
+    /// Where its FreeSWITCH is told what to do, and where is written what that does.
+    fn config(&self) -> String {
+        let Self { event_socket, contact_point } = self;
+        format!(
+            "[media]\nevent_socket = '{event_socket}'\npassword = '{password}'\n\
+             [cassandra]\ncontact_points = '{contact_point}'\n",
+            password = event_socket::PASSWORD,
+        )
     }
 }
 
@@ -358,7 +401,7 @@ impl Node {
         format!("http://{}:{HTTP_PORT}{path}", self.plan.here().ip())
     }
 
-    /// Its Kamailio's main process.
+    /// Its Kamailio's main process, or what stands for it.
     pub fn kamailio(&self) -> Result<u32> {
         let log = self.log();
         let line = log.lines().rfind(|line| line.contains(" as process ")).context("nothing was started")?;

@@ -16,6 +16,7 @@ pub mod carna;
 pub mod cassandra;
 pub mod cluster;
 pub mod cpu;
+pub mod event_socket;
 pub mod kamailio;
 pub mod machines;
 pub mod mariadb;

@@ -11,6 +11,7 @@ pub mod call;
 mod config;
 mod error;
 mod location;
+pub mod outbox;
 mod refusal;
 pub mod schema;
 mod secret;

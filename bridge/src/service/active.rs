@@ -7,10 +7,11 @@ use domain::call::{ActiveCall, CallFilter, EventId, by_node, event};
 use domain::{CallEvent, CallRecord};
 use futures::{StreamExt, TryStreamExt, stream};
 use store::call::active::{SHARDS, Whose};
+use store::outbox::Sink;
 use store::{Store, StoreError};
 
 use super::Service;
-use crate::calls::{Sink, Snapshot};
+use crate::calls::Snapshot;
 use crate::clock::wall;
 use crate::metrics::{count, set};
 use crate::protocol::{CallParty, NodeCalls, Outcome};

@@ -9,12 +9,12 @@ use domain::{Aor, CallEvent, CallRecord};
 use futures::future::try_join_all;
 use store::call::active::{Change, Presence};
 use store::call::{Direction, Entry, Parties, Recording};
+use store::outbox::{Item, Sink};
 use store::{Store, StoreError};
 use tokio::time::Instant;
 
 use super::{PARTY_LIFETIME, Service};
 use crate::breaker::State;
-use crate::calls::{Item, Sink};
 
 /// What a party of a call is to this system.
 #[derive(Debug, Clone)]

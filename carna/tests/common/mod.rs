@@ -1,10 +1,12 @@
 //! What the suites share: nodes with this build of Carna, and what is in ZooKeeper.
+#![allow(dead_code, reason = "each suite uses a part")]
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fleet::{Announcement, Role};
+use fleet::{Announcement, Directory, Load, NodeId, Role};
 use lab::carna::Plan;
+use lab::event_socket::FreeSwitch;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 use tokio::runtime::{Builder, Runtime};
@@ -15,6 +17,11 @@ const SOON: Duration = Duration::from_secs(40);
 /// A load balancer by this name.
 pub(crate) fn load_balancer(zookeeper: &ZooKeeper, name: &str) -> Result<Plan> {
     Ok(Plan::new(Role::LoadBalancer, zookeeper, name)?.program(env!("CARGO_BIN_EXE_carna")))
+}
+
+/// A media node by this name, whose FreeSWITCH is this double, and whose Cassandra answers there.
+pub(crate) fn media_node(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Plan> {
+    Ok(Plan::of_media(zookeeper, name, double, contact_point)?.program(env!("CARGO_BIN_EXE_carna")))
 }
 
 /// What is in ZooKeeper.
@@ -46,6 +53,13 @@ impl Registry {
     pub(crate) fn get(&self, role: Role, name: &str) -> Result<Announcement> {
         let (published, _) = self.runtime.block_on(self.client.get_data(&format!("/carna/{role}/{name}")))?;
         Announcement::parse(role, name, &published).map_err(anyhow::Error::msg)
+    }
+
+    /// What a node says that it has to do.
+    pub(crate) fn load(&self, role: Role, name: &str) -> Result<Load> {
+        let path = Directory::new("/carna").load_path(&NodeId { role, name: name.to_owned() });
+        let (published, _) = self.runtime.block_on(self.client.get_data(&path))?;
+        Load::parse(&published).context("it is none")
     }
 
     pub(crate) fn put(&self, path: &str, content: &[u8]) -> Result<()> {

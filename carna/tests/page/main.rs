@@ -117,8 +117,8 @@ fn live(_: &()) -> Result<()> {
     for one in [&r2, &r3, &d1] {
         scene.put(one)?;
     }
-    scene.put_load(&r2, Load { calls: None, registrations: Some(1200) })?;
-    scene.put_load(&d1, Load { calls: Some(7), registrations: None })?;
+    scene.put_load(&r2, Load { registrations: Some(1200), ..Load::default() })?;
+    scene.put_load(&d1, Load { calls: Some(7), ..Load::default() })?;
     for (name, wanted) in [("r2", "192.0.2.50:5060 udp"), ("r2", "|1,200|"), ("r3", "|up|"), ("d1", "|7|")] {
         scene.until_row(name, wanted)?;
     }
@@ -197,10 +197,10 @@ fn loads(_: &()) -> Result<()> {
     scene.until_row("d1", "up")?;
     let written = |scene: &Scene| (scene.node.log().matches("lines of nodes").count(), scene.node.list());
     let before = written(&scene);
-    scene.put_load(&d1, Load { calls: Some(1), registrations: None })?;
+    scene.put_load(&d1, Load { calls: Some(1), ..Load::default() })?;
     scene.until_row("d1", "|1|")?;
     scene.registry.remove(&load_path(&d1))?;
-    scene.put_load(&d1, Load { calls: Some(2345), registrations: None })?;
+    scene.put_load(&d1, Load { calls: Some(2345), ..Load::default() })?;
     scene.until_row("d1", "2,345")?;
     ensure!(written(&scene) == before, "{}", scene.node.log());
     Ok(())

@@ -1,10 +1,11 @@
 //! `sipctl call` and `sipctl history`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use domain::call::{CallRecord, Shown as Event};
+use domain::call::{CallRecord, Shown as Event, channel, event};
 use domain::{Aor, CallEvent, Timestamp};
 use serde::Serialize;
 use store::Store;
@@ -30,6 +31,9 @@ impl Call {
         let record = CallRecord::of(&self.call_id, &events);
         let start = record.started_at.unwrap_or(events[0].at());
         output.note(&summary(&record));
+        if let Some(media) = media(&events) {
+            output.note(&media);
+        }
         let steps: Vec<_> = events.iter().map(|event| Step::of(event, start)).collect();
         output.list(&steps, "");
         Ok(())
@@ -57,6 +61,48 @@ fn summary(record: &CallRecord) -> String {
     )
 }
 
+/// What media nodes had of the call, in a line; `None` for a call without one.
+fn media(events: &[CallEvent]) -> Option<String> {
+    let of_channels = || events.iter().filter(|event| event.is_of_channel());
+    let channels: BTreeSet<_> = of_channels().filter_map(|event| event.extra(channel::ID)).collect();
+    let nodes: BTreeSet<_> = of_channels().map(|event| event.node.as_str()).collect();
+    let ends = || of_channels().filter(|event| event.event == event::CHANNEL_HANGUP);
+    let scores: Vec<_> = ends().filter_map(|event| event.extra(channel::MOS)).collect();
+    let heard = if scores.is_empty() { String::new() } else { format!(", MOS {}", scores.join(" and ")) };
+    let legs = if channels.len() == 1 { "leg" } else { "legs" };
+    let nodes = nodes.into_iter().collect::<Vec<_>>().join(" and ");
+    (!channels.is_empty()).then(|| format!("media: {} {legs} on {nodes}{heard}", channels.len()))
+}
+
+/// What a media node tells of a channel, line by line.
+fn of_channel(event: &CallEvent) -> Vec<String> {
+    let told = |before: &str, name: &str, after: &str| event.extra(name).map(|value| format!("{before}{value}{after}"));
+    let line = |parts: Vec<Option<String>>| parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let codecs = match (event.extra(channel::CODEC_READ), event.extra(channel::CODEC_WRITE)) {
+        (Some(read), Some(write)) if read == write => format!("codec {read}"),
+        (Some(read), Some(write)) => format!("codecs {read} in, {write} out"),
+        _ => String::new(),
+    };
+    vec![
+        line(vec![told("channel ", channel::ID, ""), told("", channel::DIRECTION, "")]),
+        line(vec![told("with ", channel::OTHER, "")]),
+        line(vec![told("Q.850 ", channel::Q850, ""), told("", channel::DISPOSITION, "")]),
+        codecs,
+        line(vec![
+            told("RTP in ", channel::RTP_IN, ""),
+            told("out ", channel::RTP_OUT, ""),
+            told("skipped ", channel::RTP_SKIPPED, ""),
+            told("lost ", channel::LOSS, " %"),
+        ]),
+        line(vec![
+            told("MOS ", channel::MOS, ""),
+            told("quality ", channel::QUALITY, " %"),
+            told("jitter ", channel::JITTER_MIN, " ms\u{b2}"),
+            told("to ", channel::JITTER_MAX, " ms\u{b2}"),
+        ]),
+    ]
+}
+
 fn seconds(millis: i64) -> String {
     format!("{}.{:03} s", millis / 1000, millis % 1000)
 }
@@ -77,9 +123,14 @@ impl<'e> Step<'e> {
         let what = format!("{} {code}{}", event.method, event.reason);
         let way = [event.source.as_str(), event.destination.as_str()];
         let way: Vec<&str> = way.into_iter().filter(|end| !end.is_empty()).collect();
-        let extra = event.extra.iter().map(|(name, value)| format!("{name}={value}"));
+        let extra = if event.is_of_channel() {
+            of_channel(event)
+        } else {
+            event.extra.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        let is_of_other_leg = !event.leg.is_empty() && event.leg != event.call_id;
         let details: Vec<String> = std::iter::once(event.r_uri.clone())
-            .chain((event.leg != event.call_id).then(|| format!("leg {}", event.leg)))
+            .chain(is_of_other_leg.then(|| format!("leg {}", event.leg)))
             .chain(extra)
             .filter(|line| !line.is_empty())
             .collect();
@@ -130,7 +181,7 @@ async fn history(store: &Store, aor: &Aor, since: Timestamp, now: Timestamp) -> 
     for month in months(since, now) {
         found.extend(store.calls_of(aor, month, since).await?);
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = BTreeSet::new();
     // The one that is over says most.
     found.sort_by_key(|call: &Listed| (!call.record.is_over(), call.record.started_at.map(|at| at.0)));
     found.retain(|call| seen.insert((call.call_id.clone(), call.direction.name())));
@@ -206,7 +257,51 @@ impl Shown for Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use domain::call::EventId;
+
     use super::*;
+
+    /// An event of a media node's channel.
+    fn of_media(name: &str, channel: &str, extra: &[(&str, &str)]) -> CallEvent {
+        let own = [(channel::ID, channel)];
+        let extra = own.iter().chain(extra).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        CallEvent {
+            call_id: "call".to_owned(),
+            event: name.to_owned(),
+            node: "m1".to_owned(),
+            extra: extra.collect(),
+            ..CallEvent::new(EventId::new(1_000_000, 0, 1))
+        }
+    }
+
+    #[test]
+    fn media_are_told_in_a_line() {
+        let end = |channel: &str, mos: &str| of_media(event::CHANNEL_HANGUP, channel, &[(channel::MOS, mos)]);
+        let events = [of_media(event::CHANNEL_CREATE, "a", &[]), end("a", "4.50"), end("b", "3.12")];
+        assert_eq!(media(&events).as_deref(), Some("media: 2 legs on m1, MOS 4.50 and 3.12"));
+        assert_eq!(media(&events[..1]).as_deref(), Some("media: 1 leg on m1"));
+        assert_eq!(media(&[]), None);
+    }
+
+    #[test]
+    fn a_channel_is_told_for_people() {
+        let told = [
+            (channel::DIRECTION, "inbound"),
+            (channel::OTHER, "b"),
+            (channel::Q850, "16"),
+            (channel::CODEC_READ, "PCMU@8000"),
+            (channel::CODEC_WRITE, "PCMU@8000"),
+            (channel::RTP_IN, "617"),
+            (channel::LOSS, "0.32"),
+            (channel::MOS, "4.42"),
+        ];
+        let event = of_media(event::CHANNEL_HANGUP, "a", &told);
+        let [_, node, name, _, details] = Step::of(&event, Timestamp(1000)).cells;
+        assert_eq!((node.as_str(), name.as_str()), ("m1", "channel-hangup"));
+        let lines =
+            ["channel a, inbound", "with b", "Q.850 16", "codec PCMU@8000", "RTP in 617, lost 0.32 %", "MOS 4.42"];
+        assert_eq!(details.lines().collect::<Vec<_>>(), lines);
+    }
 
     #[test]
     fn the_months_go_back_over_the_turn_of_the_year() {

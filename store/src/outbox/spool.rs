@@ -5,19 +5,16 @@
 //! told to be kept that is not.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{io, mem};
 
-use domain::{CallEvent, CallRecord};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Snapshot;
-use crate::metrics::{Metrics, set};
+use super::{Counters, Item};
 
 /// By number, ascending in the order of arrival; the value is a version and the item.
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("calls");
@@ -40,33 +37,11 @@ pub(super) struct SpoolConfig {
     pub(super) most_bytes: u64,
 }
 
-/// An event, and the call's record as it stood then, where that was known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Item {
-    pub(crate) event: CallEvent,
-    pub(crate) record: Option<CallRecord>,
-    /// Write timestamp of what it tells of the calls that are under way. That is never spooled: later it is not true any more.
-    #[serde(skip)]
-    pub(crate) active: Option<i64>,
-}
-
-impl Item {
-    pub(crate) fn new(known: Option<Snapshot>, event: CallEvent) -> Self {
-        let (record, active) = known.map(|known| (known.record, known.written)).unzip();
-        Self { event, record, active }
-    }
-
-    /// Whether it ends a call of which too little is known, or perhaps only not yet.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        self.record.is_none() && self.event.is_end()
-    }
-}
-
 /// An item in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Spooled {
     pub(super) number: u64,
-    /// `None`: another version of this module wrote it.
+    /// `None`: another version wrote it.
     pub(super) item: Option<Item>,
 }
 
@@ -86,9 +61,9 @@ pub(super) struct Spool {
 
 impl Spool {
     /// Starts the thread, which opens the file as soon as it can be.
-    pub(super) fn open(config: SpoolConfig, metrics: &'static Metrics) -> io::Result<Self> {
+    pub(super) fn open(config: SpoolConfig, counters: Counters) -> io::Result<Self> {
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let keeper = Keeper { config, metrics, open: None, complained: false };
+        let keeper = Keeper { config, counters, open: None, complained: false };
         let thread = thread::Builder::new().name("cassandra-spool".to_owned()).spawn(move || keeper.keep(waiting))?;
         Ok(Self { commands, thread: Some(thread).into() })
     }
@@ -132,7 +107,7 @@ impl Spool {
 /// The thread.
 struct Keeper {
     config: SpoolConfig,
-    metrics: &'static Metrics,
+    counters: Counters,
     /// `None` while it cannot be used.
     open: Option<Open>,
     complained: bool,
@@ -179,7 +154,7 @@ impl Keeper {
         if self.open.is_none() {
             match Open::at(&self.config.file) {
                 Ok(open) => {
-                    set(&self.metrics.call_events_spooled, open.items);
+                    self.counters.spooled.store(open.items, Relaxed);
                     self.open = Some(open);
                 }
                 Err(reason) => self.complain(&reason),
@@ -191,7 +166,7 @@ impl Keeper {
     /// Says once what is wrong.
     fn complain(&mut self, reason: &str) {
         if !mem::replace(&mut self.complained, true) {
-            set(&self.metrics.call_spool_broken, 1);
+            self.counters.broken.store(1, Relaxed);
             tracing::error!(
                 "the spool of call events, {}, cannot be used: {reason}; events that Cassandra does not take wait in memory, \
                  and are lost when there are too many",
@@ -202,7 +177,7 @@ impl Keeper {
 
     fn is_usable_again(&mut self) {
         if mem::take(&mut self.complained) {
-            set(&self.metrics.call_spool_broken, 0);
+            self.counters.broken.store(0, Relaxed);
             tracing::info!("the spool of call events can be used again");
         }
     }
@@ -238,7 +213,7 @@ impl Keeper {
         let first = open.next;
         match open.write(group, self.config.most_bytes) {
             Ok(dropped) => {
-                set(&self.metrics.call_events_spooled, open.items);
+                self.counters.spooled.store(open.items, Relaxed);
                 self.is_usable_again();
                 self.tell_dropped(dropped);
                 group.removed.clear();
@@ -258,10 +233,8 @@ impl Keeper {
 
     fn tell_dropped(&self, dropped: u64) {
         if dropped > 0 {
-            self.metrics.call_events_dropped.fetch_add(dropped, Ordering::Relaxed);
-            tracing::error!(
-                "the spool of call events is full: its {dropped} oldest are lost; see the parameter call_spool_size"
-            );
+            self.counters.dropped.fetch_add(dropped, Relaxed);
+            tracing::error!("the spool of call events is full: its {dropped} oldest are lost; see call_spool_size");
         }
     }
 }
@@ -269,7 +242,7 @@ impl Keeper {
 impl Open {
     fn at(file: &Path) -> Result<Self, String> {
         let database = Database::create(file).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => "another Kamailio uses it: give each its own state_dir".to_owned(),
+            DatabaseError::DatabaseAlreadyOpen => "another process uses it: give each its own state_dir".to_owned(),
             other => other.to_string(),
         })?;
         Self::read(database).map_err(|error| error.to_string())
@@ -344,19 +317,18 @@ fn decode(record: &[u8]) -> Option<Item> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::get;
-    use crate::testing::{call_event, temporary_file};
+    use crate::outbox::testing::{TemporaryFile, counters, event};
 
     const ROOM: u64 = 1 << 20;
 
     fn item(number: i64) -> Item {
-        Item::new(None, call_event("call-attempt", number))
+        Item::of(event(number))
     }
 
-    fn open(file: &Path, most_bytes: u64) -> (Spool, &'static Metrics) {
-        let metrics = Box::leak(Box::default());
+    fn open(file: &Path, most_bytes: u64) -> (Spool, Counters) {
+        let counters = counters();
         let config = SpoolConfig { file: file.to_owned(), most_bytes };
-        (Spool::open(config, metrics).expect("a thread"), metrics)
+        (Spool::open(config, counters).expect("a thread"), counters)
     }
 
     async fn put(spool: &Spool, numbers: impl Iterator<Item = i64>) {
@@ -372,15 +344,15 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_kept_is_there_in_order_after_a_restart() {
-        let file = temporary_file("spool");
+        let file = TemporaryFile::new("spool");
         let (spool, _) = open(&file.path(), ROOM);
         put(&spool, 0..20).await;
         let first: Vec<u64> = spool.oldest(5).await.iter().map(|spooled| spooled.number).collect();
         spool.remove(first).await;
         spool.close().await;
-        let (spool, metrics) = open(&file.path(), ROOM);
+        let (spool, counters) = open(&file.path(), ROOM);
         assert_eq!(events(&spool).await, (5..20).collect::<Vec<_>>());
-        assert_eq!(get(&metrics.call_events_spooled), 15);
+        assert_eq!(counters.spooled.load(Relaxed), 15);
         put(&spool, 20..21).await;
         assert_eq!(events(&spool).await.last(), Some(&20));
         spool.close().await;
@@ -388,29 +360,29 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_give_way_and_are_counted() {
-        let file = temporary_file("spool");
+        let file = TemporaryFile::new("spool");
         let one = postcard::to_stdvec(&item(1)).expect("encodes").len() as u64 + 1;
-        let (spool, metrics) = open(&file.path(), one * 10 + one / 2);
+        let (spool, counters) = open(&file.path(), one * 10 + one / 2);
         put(&spool, 0..30).await;
         assert_eq!(events(&spool).await, (20..30).collect::<Vec<_>>());
-        assert_eq!((get(&metrics.call_events_dropped), get(&metrics.call_events_spooled)), (20, 10));
+        assert_eq!((counters.dropped.load(Relaxed), counters.spooled.load(Relaxed)), (20, 10));
         spool.close().await;
     }
 
     #[tokio::test]
     async fn a_file_in_use_is_waited_for() {
-        let file = temporary_file("spool");
+        let file = TemporaryFile::new("spool");
         let (first, _) = open(&file.path(), ROOM);
         put(&first, 0..1).await;
-        let (second, metrics) = open(&file.path(), ROOM);
+        let (second, counters) = open(&file.path(), ROOM);
         let item = item(1);
         let waiting = second.put(&item);
         let mut waiting = std::pin::pin!(waiting);
         assert!(tokio::time::timeout(RETRY * 2, &mut waiting).await.is_err(), "kept in a file of another");
-        assert_eq!(get(&metrics.call_spool_broken), 1);
+        assert_eq!(counters.broken.load(Relaxed), 1);
         first.close().await;
         assert_eq!(waiting.await, Some(1));
-        assert_eq!(get(&metrics.call_spool_broken), 0);
+        assert_eq!(counters.broken.load(Relaxed), 0);
         second.close().await;
     }
 
