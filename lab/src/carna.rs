@@ -4,9 +4,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fleet::Role;
 use rustix::process::{Pid, Signal as Raw, kill_process_group};
 use serde_json::{Value, json};
@@ -217,6 +218,17 @@ impl Node {
         let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
         let code = head.split(' ').nth(1).context("no status")?.parse()?;
         Ok((code, content.to_owned()))
+    }
+
+    /// Has its Carna's program do something else with the same configuration, and gives what it writes; fails with that when it fails.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.plan.program)
+            .args(arguments)
+            .arg("--config")
+            .arg(self.plan.dir.join("carna.toml"))
+            .output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Its Kamailio's main process.
