@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{FileLock, RunDir, workspace};
+use lab::{RunDir, tools, workspace};
 use roxmltree::{Document, Node};
 
 /// The linter, from PyPI.
@@ -207,29 +206,9 @@ fn check_dialplan(root: Node, loaded: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The linter's program, installed once.
-fn linter() -> Result<PathBuf> {
-    let tools = workspace().target().join("tools");
-    let _lock = FileLock::take(&tools.join("frslint.lock"), "install the linter", Duration::from_secs(300))?;
-    let home = tools.join("frslint");
-    let program = home.join("bin/frslint");
-    if !program.exists() {
-        succeed(Command::new("python3").args(["-m", "venv"]).arg(&home)).context("run `scripts/deps --all`")?;
-        succeed(Command::new(home.join("bin/pip")).args(["install", "--quiet", LINTER]))?;
-    }
-    Ok(program)
-}
-
-fn succeed(command: &mut Command) -> Result<String> {
-    let output = command.output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {text}");
-    Ok(text)
-}
-
 /// Fails with what the linter finds.
 fn lint(dir: &Path) -> Result<()> {
-    let linter = linter()?;
+    let linter = tools::python(LINTER, "frslint")?;
     // Its exit code tells of errors only.
     for (what, praise) in [("analyze", "No issues found"), ("lint", "No style violations found")] {
         let output = Command::new(&linter).arg(what).arg(dir.join("freeswitch.xml")).output()?;

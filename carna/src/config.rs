@@ -80,7 +80,7 @@ pub struct Node {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
-    /// The program and its arguments. It stays in the foreground.
+    /// The program and its arguments, `${NAME}` being a variable of the environment. It stays in the foreground.
     pub command: Vec<String>,
     /// Within this time it is healthy after its start, or is started again.
     #[serde(default = "default_start_limit", with = "humantime_serde")]
@@ -360,7 +360,10 @@ impl Config {
             ensure!(file.is_file(), "there is no file {}", file.display());
             figment = figment.merge(Toml::file_exact(file));
         }
-        let config: Self = figment.merge(Env::prefixed(PREFIX).ignore(&[OPTION]).split("__")).extract()?;
+        let mut config: Self = figment.merge(Env::prefixed(PREFIX).ignore(&[OPTION]).split("__")).extract()?;
+        for word in &mut config.process.command {
+            *word = expand(word).with_context(|| format!("process.command has '{word}'"))?;
+        }
         config.check()?;
         Ok(config)
     }
@@ -496,6 +499,18 @@ impl Config {
     }
 }
 
+/// Puts variables of the environment into the places of `${NAME}`.
+fn expand(word: &str) -> Result<String> {
+    let mut parts = word.split("${");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('}').context("a '${' has no '}'")?;
+        text += &std::env::var(name).with_context(|| format!("the environment has no {name}"))?;
+        text += rest;
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use figment::Jail;
@@ -587,6 +602,18 @@ mod tests {
         assert!(error.contains("media.password"), "{error}");
         assert!(read(&MEDIA.replace("password = \"secret\"", ""), &[("CARNA_MEDIA__PASSWORD", "other")]).is_ok());
         assert!(read(MEDIA, &[("CARNA_MEDIA__PASSWORD_FILE", "/nowhere")]).is_err(), "two passwords");
+    }
+
+    #[test]
+    fn the_command_takes_variables_from_the_environment() {
+        let file = FILE.replace("\"-DD\", \"-E\"", r#""-m", "${MB}", "/etc/${CARNA_NODE__ROLE}.cfg""#);
+        let variables = [("CARNA_NODE__ROLE", "outbound"), ("MB", "64")];
+        let config = read(&file, &variables).expect("right");
+        assert_eq!(config.process.command, ["kamailio", "-m", "64", "/etc/outbound.cfg"]);
+        let error = read(&file, &variables[..1]).expect_err("wrong");
+        assert!(error.contains("process.command has '${MB}'") && error.contains("has no MB"), "{error}");
+        let error = read(&file.replace("{MB}", "{MB"), &variables).expect_err("wrong");
+        assert!(error.contains("has no '}'"), "{error}");
     }
 
     #[test]

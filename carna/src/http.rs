@@ -1,10 +1,12 @@
 //! How the node is, for schedulers, for Prometheus and for people: read-only, over HTTP.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
@@ -24,6 +26,9 @@ use crate::members::Member;
 use crate::page;
 use crate::registry::Seen;
 use fleet::{Announcement, Load, NodeId, State};
+
+/// How long an answer is waited for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +88,30 @@ pub async fn serve(listener: TcpListener, told: Told) -> Result<()> {
         .route("/metrics", get(metrics))
         .with_state(told);
     axum::serve(listener, routes).await.context("HTTP has ended")
+}
+
+/// Asks the node of this machine that listens there for a page, and waits two seconds at most.
+///
+/// # Errors
+/// It does not answer, or with another code than 200; then the error is what it says.
+pub fn ask(listen: SocketAddr, page: &str) -> Result<()> {
+    let address = match listen {
+        all if all.ip() == Ipv4Addr::UNSPECIFIED => (Ipv4Addr::LOCALHOST, all.port()).into(),
+        all if all.ip() == Ipv6Addr::UNSPECIFIED => (Ipv6Addr::LOCALHOST, all.port()).into(),
+        one => one,
+    };
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        write!(stream, "GET {page} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange().with_context(|| format!("no answer from {address} (http.listen)"))?;
+    let (head, content) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{}", content.trim_end());
+    Ok(())
 }
 
 /// 200 when it holds, and else 503, with a sentence.

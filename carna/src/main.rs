@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use carna::agent;
 use carna::config::Config;
+use carna::http;
 use carna::process::Process;
 use carna::state::Kept;
 use clap::{Parser, Subcommand};
@@ -35,6 +36,12 @@ enum Command {
     Check,
     /// Have the node that runs by this configuration drain and end, and wait for that.
     Drain,
+    /// Fail unless the node that runs by this configuration lives: for a container's health check.
+    Health {
+        /// Unless it takes part, too.
+        #[arg(long)]
+        ready: bool,
+    },
 }
 
 /// Pause between two looks whether a node has ended.
@@ -61,6 +68,7 @@ fn run(cli: &Cli) -> Result<()> {
             Ok(())
         }
         Command::Drain => drain(&config),
+        Command::Health { ready } => http::ask(config.http.listen, if ready { "/ready" } else { "/live" }),
     }
 }
 

@@ -82,8 +82,10 @@ impl Router {
     ) {
         let (mut seen, mut starts) = (seen, starts);
         let mut compare_at = Instant::now();
+        let mut applied_from = Moment::now();
         loop {
-            let changes = self.members.next_change(Moment::now()).map(Instant::from_std);
+            // Somebody may have become more than new while what was before was applied, which may take a pause between two reloads.
+            let changes = self.members.next_change(applied_from).map(Instant::from_std);
             let next = changes.map_or(compare_at, |at| at.min(compare_at));
             tokio::select! {
                 changed = seen.changed() => {
@@ -101,6 +103,7 @@ impl Router {
                 () = sleep_until(next) => {}
             }
             tell(&known, self.members());
+            applied_from = Moment::now();
             let is_loaded = self.apply().await.unwrap_or_else(|error| {
                 tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
                 false

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -399,6 +400,17 @@ impl Node {
     /// Where a browser finds a page of its Carna's.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}:{HTTP_PORT}{path}", self.plan.here().ip())
+    }
+
+    /// Has its Carna's program do something else with the same configuration, and gives what it writes; fails with that when it fails.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.plan.program)
+            .args(arguments)
+            .arg("--config")
+            .arg(self.plan.dir.join("carna.toml"))
+            .output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Its Kamailio's main process, or what stands for it.

@@ -32,6 +32,7 @@ pub mod sipp;
 pub mod stock;
 pub mod suite;
 pub mod tls;
+pub mod tools;
 pub mod topology;
 pub mod wait;
 mod workspace;

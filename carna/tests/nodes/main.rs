@@ -254,6 +254,7 @@ fn database(_: &()) -> Result<()> {
 fn told(_: &()) -> Result<()> {
     let mut zookeeper = ZooKeeper::start(1)?;
     let one = load_balancer(&zookeeper, "lb-1")?.start()?;
+    let health = |node: &Node, more: &[&str]| node.command(&[&["health"], more].concat());
     let answers = |node: &Node, path: &str, code: u16| node.get(path).is_ok_and(|(answered, _)| answered == code);
     until("the node to be ready", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
     ensure!(answers(&one, "/live", 200) && answers(&one, "/nothing", 404));
@@ -267,14 +268,23 @@ fn told(_: &()) -> Result<()> {
     {
         ensure!(metrics.contains(line), "{line} is not in {metrics}");
     }
+    health(&one, &[])?;
+    health(&one, &["--ready"])?;
     zookeeper.kill(0)?;
     until("the node not to be ready", SOON, || answers(&one, "/ready", 503)).with_context(|| one.log())?;
+    health(&one, &[])?;
+    let told = health(&one, &["--ready"]).expect_err("it is not ready").to_string();
+    ensure!(told.contains("it is not published in ZooKeeper"), "{told}");
     ensure!(answers(&one, "/live", 200) && one.get("/metrics")?.1.contains("carna_zookeeper_connected 0"));
     zookeeper.restart(0)?;
     until("the node to be ready again", SOON, || answers(&one, "/ready", 200)).with_context(|| one.log())?;
     one.tell_to_end()?;
-    until("the node to drain", SOON, || one.get("/ready").is_ok_and(|answer| answer == (503, "it drains\n".to_owned())))
-        .with_context(|| one.log())
+    until("the node to drain", SOON, || {
+        one.get("/ready").is_ok_and(|answer| answer == (503, "it drains\n".to_owned()))
+    })
+    .with_context(|| one.log())?;
+    let is_gone = || health(&one, &[]).is_err_and(|error| error.to_string().contains("no answer from"));
+    until("the node to be gone", SOON, is_gone).with_context(|| one.log())
 }
 
 /// What a node says that is not there.
