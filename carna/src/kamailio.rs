@@ -17,6 +17,8 @@ use fleet::Role;
 
 /// How long an answer is waited for. Kamailio answers from a process of its own, which may read a long list meanwhile.
 const RPC_LIMIT: Duration = Duration::from_secs(5);
+/// So many transactions fit into an answer.
+const LISTED: u64 = 200;
 /// The longest answer: what a Unix socket takes by default.
 const LONGEST_ANSWER: usize = 212_992;
 /// What `$shv(draining)` is: an address that moves is given up.
@@ -94,9 +96,13 @@ impl Kamailio {
 
     /// Transactions that are not over, and the dialogs that it knows.
     async fn under_way(&self) -> Option<Work> {
-        // Those that only wait for what is sent again are done; probes of this node's own would be there for ever.
         let stats = self.rpc.call("tm.stats", json!([])).await.ok()?;
-        let mut transactions = number(&stats, "current")?.saturating_sub(number(&stats, "waiting")?);
+        let known = number(&stats, "current")?;
+        // Those that only wait for what is sent again are done.
+        let mut transactions = known.saturating_sub(number(&stats, "waiting")?);
+        if transactions > 0 && known <= LISTED {
+            transactions = transactions.min(self.transactions_of_others().await?);
+        }
         if self.role == Role::LoadBalancer && self.is_elsewhere().await {
             transactions = 0;
         }
@@ -105,6 +111,13 @@ impl Kamailio {
             dialogs = number(&self.rpc.call("dlg.stats_active", json!([])).await.ok()?, "all")?;
         }
         Some(Work { transactions, dialogs, ..Work::default() })
+    }
+
+    /// All but this node's own probes, of which there are always some while a node that is listed does not answer.
+    async fn transactions_of_others(&self) -> Option<u64> {
+        let listed = self.rpc.call("tm.list", json!([])).await.ok()?;
+        let is_probe = |one: &&Value| one["uas_request"] == "no" && one["method"] == "OPTIONS";
+        Some(listed.as_array()?.iter().filter(|one| !is_probe(one)).count() as u64)
     }
 
     /// Whether the address of a load balancer is another's: what goes on ends there.

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             ("a_kamailio_that_dies_is_started_again_and_not_routed_to_meanwhile", died),
             ("a_kamailio_that_does_not_start_is_told_why", no_start),
             ("a_node_that_is_told_to_end_drains_first", drained),
+            ("a_drain_does_not_wait_for_answers_of_nodes_that_are_dead", drained_beside_the_dead),
             ("carna_drain_waits_until_the_node_has_ended", drain_command),
             ("the_first_process_of_a_container_reaps_the_children_of_others", first),
             ("without_zookeeper_the_last_known_nodes_stay_also_over_a_restart", no_zookeeper),
@@ -96,6 +97,20 @@ fn drained(_: &()) -> Result<()> {
         log.contains("drained: nothing goes on any more") && log.contains("withdrawn as load-balancer lb-2"),
         "{log}"
     );
+    Ok(())
+}
+
+fn drained_beside_the_dead(_: &()) -> Result<()> {
+    let zookeeper = ZooKeeper::start(1)?;
+    let dead: String = (1..=8).map(|host| format!("5 sip:127.1.9.{host}:5060\n")).collect();
+    let mut one = load_balancer(&zookeeper, "lb-1")?.further(&dead).start()?;
+    let probes = || one.rpc("tm.stats", serde_json::json!([])).is_ok_and(|stats| stats["current"].as_u64() > Some(8));
+    until("probes that are not answered", SOON, probes).with_context(|| one.log())?;
+    one.tell_to_end()?;
+    // Less than the drain's limit.
+    one.wait_for_end(SOON)?;
+    let log = one.log();
+    ensure!(log.contains("drained: nothing goes on any more"), "{log}");
     Ok(())
 }
 
