@@ -63,7 +63,8 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let registry = tokio::spawn(registry::keep(config.registry(), published, tell_seen, exchange));
     let routing = tokio::spawn(router.keep(seen.clone(), starts, tell_loaded, tell_known));
     let noting = tokio::spawn(changes::keep(seen.clone(), known.clone(), tell_changes));
-    let told = Told { status, seen, loaded, known, changes: last_changes, load, loads, looked };
+    let settle = config.settle();
+    let told = Told { status, seen, settle, loaded, known, changes: last_changes, load, loads, looked };
     let http = http::serve(listener, told);
     let (tell_look, mut looks) = mpsc::channel(1);
     let mut agent = Agent {

@@ -52,6 +52,8 @@ pub struct Told {
     pub status: watch::Receiver<Status>,
     /// Who is there.
     pub seen: watch::Receiver<Seen>,
+    /// How long it takes until all others know one that is published.
+    pub settle: Duration,
     /// Whether Kamailio routes by what is known of them.
     pub loaded: watch::Receiver<bool>,
     /// Who is routed to.
@@ -143,8 +145,10 @@ pub(crate) fn why_not_ready(told: &Told) -> Option<String> {
     if let Some(trouble) = &status.trouble {
         return Some(trouble.clone());
     }
-    if !told.seen.borrow().is_published {
-        return Some("it is not published in ZooKeeper".to_owned());
+    match told.seen.borrow().published_since {
+        None => return Some("it is not published in ZooKeeper".to_owned()),
+        Some(since) if since.elapsed() < told.settle => return Some("not all other nodes know it yet".to_owned()),
+        Some(_) => {}
     }
     (!*told.loaded.borrow()).then(|| "its Kamailio does not route by what is known of the nodes".to_owned())
 }
@@ -176,7 +180,7 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
         gauge("draining", "Whether the node takes nothing new", (status.node.state == State::Draining).into());
         gauge("starts", "Starts of the process", status.starts.into());
         gauge("zookeeper_connected", "Whether there is a session with ZooKeeper", seen.is_connected.into());
-        gauge("published", "Whether the node is published", seen.is_published.into());
+        gauge("published", "Whether the node is published", seen.is_published().into());
         gauge("routes_loaded", "Whether Kamailio routes by what is known", (*told.loaded.borrow()).into());
         if let Some(work) = status.at_work {
             gauge("transactions", "Transactions that are not over", work.transactions);

@@ -76,7 +76,8 @@ impl Loads {
         let mut write_at = Instant::now();
         loop {
             sleep(TURN).await;
-            let wanted = Some(*self.own.borrow()).filter(|load| seen.borrow().is_published && *load != Load::default());
+            let wanted =
+                Some(*self.own.borrow()).filter(|load| seen.borrow().is_published() && *load != Load::default());
             if wanted != written.load && write_at <= Instant::now() {
                 write_at = Instant::now() + WRITE;
                 told(written.make(wanted).await);

@@ -39,8 +39,20 @@ pub struct Seen {
     pub nodes: Option<Vec<Announcement>>,
     /// Whether there is a session just now. While there is none, who was there is what is known.
     pub is_connected: bool,
+    /// Since when this node is published, if it is.
+    pub published_since: Option<Instant>,
+}
+
+impl Seen {
     /// Whether this node is published.
-    pub is_published: bool,
+    pub fn is_published(&self) -> bool {
+        self.published_since.is_some()
+    }
+
+    /// Since when it is, if that is now so.
+    fn since(&self, is_published: bool) -> Option<Instant> {
+        is_published.then(|| self.published_since.unwrap_or_else(Instant::now))
+    }
 }
 
 /// Publishes what `own` holds as long as it holds something, and tells in `seen` who is there, until `own` is gone. Then this node is
@@ -54,7 +66,7 @@ pub async fn keep(
     loop {
         // In a task of its own: a panic of the client library is the end of one session, not of them all.
         let ended = tokio::spawn(session(config.clone(), own.clone(), seen.clone(), loads.clone())).await;
-        seen.send_modify(|seen| (seen.is_connected, seen.is_published) = (false, false));
+        seen.send_modify(|seen| (seen.is_connected, seen.published_since) = (false, None));
         let why = match ended {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -107,7 +119,7 @@ async fn session(
                 }
                 let wanted = own.borrow_and_update().clone();
                 registry.publish(wanted).await?;
-                seen.send_modify(|seen| seen.is_published = registry.published.is_some());
+                seen.send_modify(|seen| seen.published_since = seen.since(registry.published.is_some()));
             }
             () = &mut loads => {}
             () = sleep_until(read_at) => {
@@ -121,7 +133,7 @@ async fn session(
                     let now = Seen {
                         nodes: Some(registry.nodes.values().cloned().collect()),
                         is_connected: true,
-                        is_published: registry.published.is_some(),
+                        published_since: seen.since(registry.published.is_some()),
                     };
                     let is_new = *seen != now;
                     *seen = now;
