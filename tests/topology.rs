@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::calls;
 use common::digest::{Challenge, answered, credentials, send_authenticated};
-use common::sip::{Agent, headers, response, status, with_lines};
+use common::sip::{Agent, headers, response, status};
 use common::{DOMAIN, PASSWORD, Site, enrol, phone, run};
+use common::{calls, flows};
 use lab::kamailio::Kamailio;
 use lab::sipp::{Sipp, Transport};
 use lab::topology::{Role, Topology};
@@ -43,93 +43,20 @@ fn two_of_each(site: &Site) -> Result<Topology> {
     Topology::start(site.roles(2))
 }
 
-/// Registers `callee` at the first load balancer, and calls it through the second.
-fn call(site: &Site, topology: &Topology, transport: Transport, callee: &str) -> Result<()> {
-    let [first, second] = topology.pair(Role::LoadBalancer)?;
-    // The load balancer calls it at the address that it registers from.
-    let (address, port) = (net::loopback(), 5062);
-    let at = |sipp: Sipp| sipp.transport(transport).local(address).local_port(port);
-    run(first, at(phone(first, "register.xml", callee))).with_context(|| topology.logs())?;
-    let before = calls::answered(site, callee)?;
-    let answering = at(Sipp::new("uas_answer.xml")).spawn()?;
-    // A 180 may come after the 200 that overtook it on the way through so many processes.
-    let caller = phone(second, "uac_invite_auth.xml", "alice").transport(transport).ignore_unexpected();
-    run(second, caller.key("callee", format!("{callee}@{DOMAIN}"))).with_context(|| topology.logs())?;
-    answering.wait()?.check()?;
-    wait::until("the call in the history", SOON, || calls::answered(site, callee).is_ok_and(|calls| calls > before))
-        .with_context(|| format!("{:?}", site.sipctl(&["--csv", "history", &format!("{callee}@{DOMAIN}")], "")))
-        .with_context(|| topology.logs())?;
-    let calls = calls::answered(site, callee)?;
-    ensure!(calls == before + 1, "{calls} calls, {before} before");
-    Ok(())
-}
-
 fn called_by_udp(site: &Site) -> Result<()> {
-    call(site, &two_of_each(site)?, Transport::Udp, "bob")
+    flows::called(site, &two_of_each(site)?, Transport::Udp, "bob")
 }
 
 fn called_by_tcp(site: &Site) -> Result<()> {
-    call(site, &two_of_each(site)?, Transport::Tcp, "carol")
+    flows::called(site, &two_of_each(site)?, Transport::Tcp, "carol")
 }
 
 fn given_up(site: &Site) -> Result<()> {
-    let topology = two_of_each(site)?;
-    let [first, second] = topology.pair(Role::LoadBalancer)?;
-    // They have no other phones, whose silence would be waited for.
-    for (mut callee, user) in [(Agent::udp(first)?, "dave"), (Agent::tcp(first)?, "erin")] {
-        enrol(&mut callee, user)?;
-        let caller = phone(second, "uac_cancel.xml", "alice").key("callee", format!("{user}@{DOMAIN}")).spawn()?;
-        let invite = callee.receive_request("INVITE").with_context(|| topology.logs())?;
-        callee.send(&response(&invite, "180 Ringing"))?;
-        let cancel = callee.receive_request("CANCEL")?;
-        callee.send(&response(&cancel, "200 OK"))?;
-        callee.send(&response(&invite, "487 Request Terminated"))?;
-        callee.receive_request("ACK")?;
-        caller.wait()?.check().with_context(|| topology.logs())?;
-    }
-    Ok(())
+    flows::given_up(&two_of_each(site)?)
 }
 
 fn forked(site: &Site) -> Result<()> {
-    let topology = two_of_each(site)?;
-    let [first, second] = topology.pair(Role::LoadBalancer)?;
-    let mut phones = [Agent::udp(first)?, Agent::tcp(second)?];
-    for phone in &mut phones {
-        enrol(phone, "frank")?;
-    }
-    for is_answered in [true, false] {
-        let scenario = if is_answered { "uac_invite_auth.xml" } else { "uac_cancel.xml" };
-        let caller = phone(second, scenario, "alice").key("callee", format!("frank@{DOMAIN}"));
-        // A BYE at once could overtake the ACK.
-        let caller = caller.ignore_unexpected().pause(Duration::from_millis(500)).spawn()?;
-        let mut invites = Vec::new();
-        for phone in &mut phones {
-            invites.push(phone.receive_request("INVITE").with_context(|| topology.logs())?);
-        }
-        for (phone, invite) in phones.iter_mut().zip(&invites) {
-            phone.send(&response(invite, "180 Ringing"))?;
-        }
-        let silent = if is_answered {
-            let answer = with_lines(&response(&invites[0], "200 OK"), &phones[0].contact("frank", ""));
-            phones[0].send(&answer)?;
-            1..2
-        } else {
-            0..2
-        };
-        for index in silent {
-            let cancel = phones[index].receive_request("CANCEL").with_context(|| topology.logs())?;
-            phones[index].send(&response(&cancel, "200 OK"))?;
-            phones[index].send(&response(&invites[index], "487 Request Terminated"))?;
-            phones[index].receive_request("ACK")?;
-        }
-        if is_answered {
-            phones[0].receive_request("ACK")?;
-            let bye = phones[0].receive_request("BYE")?;
-            phones[0].send(&response(&bye, "200 OK"))?;
-        }
-        caller.wait()?.check().with_context(|| topology.logs())?;
-    }
-    Ok(())
+    flows::forked(&two_of_each(site)?)
 }
 
 fn next_flow(site: &Site) -> Result<()> {
@@ -164,7 +91,7 @@ fn deaths(site: &Site) -> Result<()> {
         topology.kill(role, 0)?;
     }
     for _ in 0..3 {
-        call(site, &topology, Transport::Udp, "bob")?;
+        flows::called(site, &topology, Transport::Udp, "bob")?;
     }
     Ok(())
 }
@@ -297,23 +224,5 @@ fn guesser(site: &Site) -> Result<()> {
 }
 
 fn limited(site: &Site) -> Result<()> {
-    let topology = Topology::start(site.roles(2).env("CHECK_MAX_CALLS", 1))?;
-    let [first, second] = topology.pair(Role::LoadBalancer)?;
-    let (address, port) = (net::loopback(), 5062);
-    let at = |sipp: Sipp| sipp.local(address).local_port(port);
-    let ivan = format!("ivan@{DOMAIN}");
-    run(first, at(phone(first, "register.xml", "grace")).key("params", ";expires=60"))?;
-    site.sipctl(&["subscriber", "set", &ivan, "--max-calls", "1"], "")?;
-    let _answering = at(Sipp::new("uas_answer.xml")).endless().ignore_unexpected().spawn()?;
-    let calling = || phone(second, "uac_invite_auth.xml", "ivan").key("callee", format!("grace@{DOMAIN}"));
-    let talking = calling().ignore_unexpected().pause(Duration::from_secs(4)).spawn()?;
-    wait::until("the call in the view", SOON, || {
-        site.sipctl(&["--json", "calls", "--subscriber", &ivan], "").is_ok_and(|calls| calls.contains("answered"))
-    })?;
-    let mut another = Agent::udp(first)?;
-    let (uri, here) = (format!("sip:grace@{DOMAIN}"), another.contact("ivan", ""));
-    send_authenticated(&mut another, "INVITE", &uri, "ivan", "grace", &[&here])?;
-    let answer = another.final_response()?;
-    ensure!(status(&answer) == Some(403), "{answer}\n{}", topology.logs());
-    talking.wait()?.check().with_context(|| topology.logs())
+    flows::limited(site, &Topology::start(site.roles(2).env("CHECK_MAX_CALLS", 1))?)
 }

@@ -67,6 +67,23 @@ impl Default for Drain {
     }
 }
 
+/// Where the Carna of a node tells how it is, whose Kamailio is here.
+pub(crate) fn http_address(node: SocketAddrV4) -> SocketAddrV4 {
+    SocketAddrV4::new(*node.ip(), HTTP_PORT)
+}
+
+/// What the Carna of the node that is here answers to a GET: status code and content.
+pub(crate) fn get(node: SocketAddrV4, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(http_address(node))?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: carna\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
+    let code = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((code, content.to_owned()))
+}
+
 /// A node. Dropping it kills it.
 #[derive(Debug)]
 pub struct Node {
@@ -387,14 +404,7 @@ impl Node {
 
     /// What its Carna answers to a GET: status code and content.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect((*self.plan.here().ip(), HTTP_PORT))?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: carna\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let code = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((code, content.to_owned()))
+        get(self.plan.here(), path)
     }
 
     /// Where a browser finds a page of its Carna's.

@@ -15,6 +15,7 @@ pub mod baresip;
 pub mod carna;
 pub mod cassandra;
 pub mod cluster;
+pub mod containers;
 pub mod cpu;
 pub mod event_socket;
 pub mod kamailio;

@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod digest;
+pub mod flows;
 pub mod load;
 pub mod phone;
 pub mod sip;
@@ -227,7 +228,16 @@ pub fn phone(kamailio: &Kamailio, scenario: &str, user: &str) -> Sipp {
 
 /// The same with another password.
 pub fn phone_with_password(kamailio: &Kamailio, scenario: &str, user: &str, password: &str) -> Sipp {
-    Sipp::new(scenario).target(kamailio.address()).auth_uri(DOMAIN).users([(user, DOMAIN, password)])
+    at(kamailio.address(), scenario, user, password)
+}
+
+/// A phone of `user` with this scenario, whose server is here.
+pub fn phone_at(target: SocketAddrV4, scenario: &str, user: &str) -> Sipp {
+    at(target, scenario, user, PASSWORD)
+}
+
+fn at(target: SocketAddrV4, scenario: &str, user: &str, password: &str) -> Sipp {
+    Sipp::new(scenario).target(target).auth_uri(DOMAIN).users([(user, DOMAIN, password)])
 }
 
 /// Runs a phone; when a call fails the error shows its messages and Kamailio's log.
