@@ -72,7 +72,7 @@ impl Fleet {
             anyhow::Ok((role, Container::start(&engine, role, &format!("{role}-{number}"), address, &settings)?))
         };
         let nodes = of_each.map(start).collect::<Result<Vec<_>>>()?;
-        nodes.iter().try_for_each(|(_, node)| node.until_it_knows(nodes.len()))?;
+        nodes.iter().try_for_each(|(_, node)| node.until_it_uses(nodes.len()))?;
         Ok(Self { nodes, _engine: engine, _zookeeper: zookeeper, site })
     }
 

@@ -84,7 +84,7 @@ impl Router {
         let mut compare_at = Instant::now();
         let mut applied_from = Moment::now();
         loop {
-            // Somebody may have become more than new while what was before was applied, which may take a pause between two reloads.
+            // Somebody may have become more than new while what was before was applied.
             let changes = self.members.next_change(applied_from).map(Instant::from_std);
             let next = changes.map_or(compare_at, |at| at.min(compare_at));
             tokio::select! {
@@ -104,12 +104,18 @@ impl Router {
             }
             tell(&known, self.members());
             applied_from = Moment::now();
-            let is_loaded = self.apply().await.unwrap_or_else(|error| {
-                tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
-                false
-            });
-            loaded.send_replace(is_loaded);
-            compare_at = if is_loaded { Instant::now() + COMPARE } else { self.reload_at.max(Instant::now() + RETRY) };
+            compare_at = match self.apply().await {
+                Ok(Applied::Loaded) => {
+                    loaded.send_replace(true);
+                    Instant::now() + COMPARE
+                }
+                Ok(Applied::Written) => self.reload_at,
+                Err(error) => {
+                    tracing::warn!("Kamailio's nodes are not up to date: {error:#}");
+                    loaded.send_replace(false);
+                    self.reload_at.max(Instant::now() + RETRY)
+                }
+            };
         }
     }
 
@@ -138,21 +144,32 @@ impl Router {
         lines
     }
 
-    /// Makes what Kamailio routes by what it should be, when it may be told. Gives whether it is.
-    async fn apply(&mut self) -> Result<bool> {
+    /// Makes what Kamailio routes by what it should be, if it may be told now: until then more may become known, which it then reads at
+    /// once.
+    async fn apply(&mut self) -> Result<Applied> {
         let lines = self.lines();
-        let Some(target) = &self.target else { return Ok(true) };
+        let Some(target) = &self.target else { return Ok(Applied::Loaded) };
         if target.place.write(&lines)? {
             tracing::info!("{} lines of nodes are written", lines.len());
         } else if routes::is_loaded(&target.rpc, &lines).await? {
-            return Ok(true);
+            return Ok(Applied::Loaded);
         }
-        sleep_until(self.reload_at).await;
+        if Instant::now() < self.reload_at {
+            return Ok(Applied::Written);
+        }
         self.reload_at = Instant::now() + self.reload_delta;
         routes::reload(&target.rpc, &lines).await?;
         tracing::info!("Kamailio routes by {} lines of nodes", lines.len());
-        Ok(true)
+        Ok(Applied::Loaded)
     }
+}
+
+/// How far what is known has come.
+enum Applied {
+    /// Kamailio routes by it.
+    Loaded,
+    /// Kamailio will read it when it may be told to.
+    Written,
 }
 
 /// Tells who is known, when that is not what was told.

@@ -186,14 +186,14 @@ impl Container {
         self.address
     }
 
-    /// Waits until it takes part and knows so many nodes, itself among them.
-    pub fn until_it_knows(&self, nodes: usize) -> Result<()> {
+    /// Waits until it takes part and uses so many nodes, itself among them.
+    pub fn until_it_uses(&self, nodes: usize) -> Result<()> {
         let get = |path: &str| carna::get(self.address, path);
-        let knows = || {
+        let uses = || {
             get("/ready").is_ok_and(|(code, _)| code == 200)
-                && get("/nodes").is_ok_and(|(_, known)| known.matches("\"name\"").count() == nodes)
+                && get("/status").is_ok_and(|(_, status)| status.matches("\"standing\":\"up\"").count() == nodes)
         };
-        self.client.until("the node to know all others", SOON, knows)
+        self.client.until("the node to use all others", SOON, uses)
     }
 
     /// What the engine says of its health.

@@ -210,7 +210,13 @@ impl Kamailio {
     pub fn start(config: Config) -> Result<Self> {
         let kamailio = Self::launch(&config)?;
         kamailio.wait_until_it_answers()?;
+        kamailio.process.until("all its processes to wait for work", START_LIMIT, || kamailio.is_at_rest())?;
         Ok(kamailio)
+    }
+
+    /// Whether all its processes sleep. One that has not run yet does not hear a SIGTERM, and the main process waits for it.
+    fn is_at_rest(&self) -> bool {
+        self.pids().into_iter().filter_map(cpu::stat).all(|process| process.state != 'R')
     }
 
     /// Starts it, waits until it gives up, and returns its log. That it does not give up is the error.
