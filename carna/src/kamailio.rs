@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -32,12 +32,14 @@ pub struct Kamailio {
     role: Role,
     address: Option<SocketAddr>,
     rpc: Arc<Rpc>,
+    /// Whether it was told to take nothing new: only then what is left is looked at closely.
+    refuses: AtomicBool,
 }
 
 impl Kamailio {
     /// Of a node of this role; `None`: it is not asked by OPTIONS.
     pub fn new(role: Role, address: Option<SocketAddr>, rpc: Rpc) -> Self {
-        Self { role, address, rpc: Arc::new(rpc) }
+        Self { role, address, rpc: Arc::new(rpc), refuses: AtomicBool::new(false) }
     }
 
     /// The way to its RPC commands.
@@ -79,6 +81,7 @@ impl Kamailio {
     /// # Errors
     /// It does not answer.
     pub async fn refuse(&self) -> Result<()> {
+        self.refuses.store(true, Ordering::Relaxed);
         self.set_draining(REFUSE).await
     }
 
@@ -100,11 +103,13 @@ impl Kamailio {
         let known = number(&stats, "current")?;
         // Those that only wait for what is sent again are done.
         let mut transactions = known.saturating_sub(number(&stats, "waiting")?);
-        if transactions > 0 && known <= LISTED {
-            transactions = transactions.min(self.transactions_of_others().await?);
-        }
-        if self.role == Role::LoadBalancer && self.is_elsewhere().await {
-            transactions = 0;
+        if transactions > 0 && self.refuses.load(Ordering::Relaxed) {
+            if known <= LISTED {
+                transactions = transactions.min(self.transactions_of_others().await?);
+            }
+            if self.role == Role::LoadBalancer && self.is_elsewhere().await {
+                transactions = 0;
+            }
         }
         let mut dialogs = 0;
         if self.role == Role::Dispatcher {
@@ -117,7 +122,9 @@ impl Kamailio {
     async fn transactions_of_others(&self) -> Option<u64> {
         let listed = self.rpc.call("tm.list", json!([])).await.ok()?;
         let is_probe = |one: &&Value| one["uas_request"] == "no" && one["method"] == "OPTIONS";
-        Some(listed.as_array()?.iter().filter(|one| !is_probe(one)).count() as u64)
+        // One alone is no list.
+        let all = listed.as_array().map_or(std::slice::from_ref(&listed), Vec::as_slice);
+        Some(all.iter().filter(|one| !is_probe(one)).count() as u64)
     }
 
     /// Whether the address of a load balancer is another's: what goes on ends there.
