@@ -65,16 +65,7 @@ fn ours() -> PathBuf {
 /// A configuration with `text` in the place of `place` in one of its files.
 fn broken(file: &str, place: &str, text: &str) -> Result<RunDir> {
     let copy = RunDir::new("freeswitch")?;
-    for entry in fs::read_dir(ours())? {
-        let path = entry?.path();
-        let name = path.file_name().context("no name")?.to_string_lossy().into_owned();
-        let mut content = fs::read_to_string(&path)?;
-        if name == file {
-            ensure!(content.contains(place), "{file} does not hold '{place}'");
-            content = content.replace(place, text);
-        }
-        copy.write(&name, &content)?;
-    }
+    copy.copy_changed(&ours(), ".", &format!("./{file}"), place, text)?;
     Ok(copy)
 }
 

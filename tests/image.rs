@@ -13,7 +13,7 @@ use common::{Site, settings};
 use lab::containers::{Container, Engine};
 use lab::net;
 use lab::sipp::Transport;
-use lab::topology::{ROLES, Role};
+use lab::topology::{ROLES, Role, SECRET};
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 
@@ -56,8 +56,8 @@ impl Fleet {
             ("CARNA_ZOOKEEPER__SERVERS", zookeeper.servers().as_str()),
             ("CARNA_DRAIN__NOTICE", "5s"),
             ("CARNA_DRAIN__LIMIT", "30s"),
-            ("NONCE_SECRET", "the same on all"),
-            ("FLOW_TOKEN_SECRET", "the same on all"),
+            ("NONCE_SECRET", SECRET),
+            ("FLOW_TOKEN_SECRET", SECRET),
             ("REQUESTS_PER_SOURCE", "10000"),
             ("CHECK_MAX_CALLS", "1"),
             ("SHM_MEMORY", "64"),

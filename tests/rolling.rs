@@ -85,7 +85,7 @@ impl Member {
 
     /// Whether it takes part, knows all the others, and may take an address.
     fn is_up(&self) -> bool {
-        let is_ready = self.node().is_ok_and(|node| node.is_ready() && node.until_loaded(DESTINATIONS).is_ok());
+        let is_ready = self.node().is_ok_and(|node| node.is_ready() && node.has_loaded(DESTINATIONS));
         let may_take = |machine: &Machine| {
             let log = machine.log();
             log.rfind("Entering FAULT STATE").is_none_or(|fault| log[fault..].contains("Entering BACKUP STATE"))

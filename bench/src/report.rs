@@ -102,7 +102,7 @@ impl Measured {
     }
 
     fn cost(&self, figure: fn(&Sample) -> f64) -> f64 {
-        median(&self.at_common_rate, figure)
+        median_of(&self.at_common_rate, figure)
     }
 
     fn response_times(&self) -> String {
@@ -110,7 +110,7 @@ impl Measured {
     }
 
     fn throughput(&self) -> f64 {
-        median(&self.at_highest_rate, |sample| sample.rate)
+        median_of(&self.at_highest_rate, |sample| sample.rate)
     }
 }
 
@@ -256,8 +256,12 @@ pub(crate) fn write_any(name: &str, figures: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
-fn median(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
-    let mut values: Vec<f64> = samples.iter().map(figure).collect();
+fn median_of(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
+    median(samples.iter().map(figure).collect())
+}
+
+/// The median; of none it is no number.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,

@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lab::carna::{Node, Plan};
 use lab::cassandra::{Cassandra, Options as CassandraOptions};
-use lab::kamailio::Config;
+use lab::kamailio::changed_script;
 use lab::progress::{say, step};
 use lab::sipp::{Running, Sipp};
-use lab::topology::Role;
+use lab::topology::{self, Role};
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
-use lab::{net, sipctl, workspace};
+use lab::{net, sipctl};
 use serde_json::json;
 
 use crate::peers::DOMAIN;
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             joined.push(taken.as_secs_f64());
         }
         let rates = (0..options.rounds.max(1)).map(|_| fleet.sustained(options.seconds)).collect::<Result<Vec<_>>>()?;
-        let rate = median(rates);
+        let rate = report::median(rates);
         say(format!("{number} registrars: {rate:.0} registrations a second"));
         sustained.push(rate);
     }
@@ -73,11 +73,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "scale",
         &json!({"registrations_a_second": sustained, "seconds_until_traffic": joined, "seconds_until_the_last": last.as_secs_f64()}),
     )
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }
 
 /// A load balancer, a dispatcher, and registrars.
@@ -126,15 +121,8 @@ impl Fleet {
     }
 
     fn registrar(&self, number: usize) -> Result<Plan> {
-        let script = workspace().root().join("kamailio-cfg/registrar.cfg");
-        let text = std::fs::read_to_string(&script)?;
-        let place = "route(REGISTER);";
-        ensure!(text.contains(place), "{} does not hold '{place}'", script.display());
-        let directory = script.parent().context("no directory")?.display().to_string();
-        // What it includes is found from where it was.
-        let text = text.replace(place, WORK).replace("include_file \"", &format!("include_file \"{directory}/"));
-        let mut config =
-            Config::new(text).env("NONCE_SECRET", "the same on all").env("NODE_NAME", format!("r{number}"));
+        let mut config = topology::node(Role::Registrar, &format!("r{number}"));
+        config.cfg = changed_script("kamailio-cfg/registrar.cfg", "route(REGISTER);", WORK)?.into();
         config.workers = 1;
         let plan = Plan::of(Role::Registrar, &self.zookeeper, config, &format!("r{number}"))?;
         Ok(configured(plan, &self.settings))

@@ -35,18 +35,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut taken = Vec::new();
     for arguments in [&["calls"] as &[&str], &["--json", "calls"], &["calls", "--count"]] {
         let line = format!("sipctl {}", arguments.join(" "));
-        let mut times =
-            (0..options.rounds.max(1)).map(|_| look(&contact_point, arguments)).collect::<Result<Vec<_>>>()?;
-        times.sort();
-        let median = times[times.len() / 2];
-        let verdict = if median <= AT_MOST { "met" } else { "missed" };
-        say(format!(
-            "{line}: {:.2} s (median of {}); at most {:.0} s: {verdict}",
-            median.as_secs_f64(),
-            times.len(),
-            AT_MOST.as_secs_f64()
-        ));
-        taken.push((line, median.as_secs_f64()));
+        let look = |_| Ok(look(&contact_point, arguments)?.as_secs_f64());
+        let times = (0..options.rounds.max(1)).map(look).collect::<Result<Vec<_>>>()?;
+        let count = times.len();
+        let median = report::median(times);
+        let verdict = if median <= AT_MOST.as_secs_f64() { "met" } else { "missed" };
+        say(format!("{line}: {median:.2} s (median of {count}); at most {:.0} s: {verdict}", AT_MOST.as_secs_f64()));
+        taken.push((line, median));
     }
     report::write_any("view", &serde_json::json!({"calls": CALLS, "nodes": NODES, "seconds": taken}))
 }

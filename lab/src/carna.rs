@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,12 +16,13 @@ use crate::kamailio::{MemoryManager, RPC_SOCKET};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
-use crate::{RunDir, cpu, kamailio, workspace};
+use crate::{RunDir, cpu, kamailio, topology, workspace};
 
 const SOON: Duration = Duration::from_secs(40);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const HTTP_PORT: u16 = 9180;
 const LIST: &str = "dispatcher.list";
+const CONFIG: &str = "carna.toml";
 /// A node to be.
 #[derive(Debug)]
 pub struct Plan {
@@ -96,21 +96,14 @@ pub struct Node {
 impl Plan {
     /// A node of a role by this name, on a fresh address, in the data centre `dc1`, with the release build of Carna.
     pub fn new(role: Role, zookeeper: &ZooKeeper, name: &str) -> Result<Self> {
-        let script = workspace().root().join(format!("kamailio-cfg/{role}.cfg"));
-        let mut config = kamailio::Config::new(script);
+        let mut config = topology::node(role, name);
         config.workers = 2;
-        for secret in ["NONCE_SECRET", "FLOW_TOKEN_SECRET"] {
-            config = config.env(secret, "the same on all");
-        }
-        Self::of(role, zookeeper, config.env("NODE_NAME", name), name)
+        Self::of(role, zookeeper, config, name)
     }
 
     /// A node of a role by this name, with this Kamailio.
     pub fn of(role: Role, zookeeper: &ZooKeeper, kamailio: kamailio::Config, name: &str) -> Result<Self> {
-        let dir = match &kamailio.dir {
-            Some(path) => RunDir::at(path)?,
-            None => RunDir::new("carna")?,
-        };
+        let dir = RunDir::at_or_new(kamailio.dir.as_deref(), "carna")?;
         Ok(Self {
             role,
             name: name.to_owned(),
@@ -233,7 +226,7 @@ impl Plan {
             let list = self.dir.join(LIST).display().to_string();
             (format!("list = '{list}'"), ("DISPATCHER_LIST", list))
         };
-        let file = self.dir.write("carna.toml", &self.config(&dir, &place)?)?;
+        let file = self.dir.write(CONFIG, &self.config(&dir, &place)?)?;
         let end = if self.kamailio.outlive_us { OnOurDeath::Outlive } else { OnOurDeath::Terminate };
         let (name, log) = (format!("Carna {}", self.name), self.dir.join("carna.log"));
         let command = if self.is_first {
@@ -328,11 +321,6 @@ impl Node {
         self.plan.address()
     }
 
-    /// Its carna.toml.
-    pub fn config(&self) -> PathBuf {
-        self.plan.dir.join("carna.toml")
-    }
-
     /// The process that is its Carna.
     pub fn pid(&self) -> Result<u32> {
         let started = self.process.pid();
@@ -414,13 +402,9 @@ impl Node {
 
     /// Has its Carna's program do something else with the same configuration, and gives what it writes; fails with that when it fails.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(&self.plan.program)
-            .args(arguments)
-            .arg("--config")
-            .arg(self.plan.dir.join("carna.toml"))
-            .output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let dir = RunDir::new("command")?;
+        let command = Spawn::new("carna", &self.plan.program, dir.join("carna.log"));
+        process::run(command.args(arguments).arg("--config").arg(self.plan.dir.join(CONFIG)), SOON)
     }
 
     /// Its Kamailio's main process, or what stands for it.
@@ -448,11 +432,19 @@ impl Node {
             .with_context(|| format!("{}\n{}", self.list(), self.log()))
     }
 
-    /// Waits until its Kamailio has so many destinations in all that take something new.
+    /// Whether its Kamailio has so many destinations in all that take something new.
+    pub fn has_loaded(&self, count: usize) -> bool {
+        self.destinations().is_ok_and(|shown| shown.to_string().matches("\"FLAGS\":\"A").count() == count)
+    }
+
+    /// Waits until [it has](Node::has_loaded).
     pub fn until_loaded(&self, count: usize) -> Result<()> {
-        let shown = || self.rpc("dispatcher.list", json!([]));
-        let loaded = || shown().is_ok_and(|shown| shown.to_string().matches("\"FLAGS\":\"A").count() == count);
-        until("the destinations in Kamailio", SOON, loaded).with_context(|| format!("{:?}\n{}", shown(), self.log()))
+        until("the destinations in Kamailio", SOON, || self.has_loaded(count))
+            .with_context(|| format!("{:?}\n{}", self.destinations(), self.log()))
+    }
+
+    fn destinations(&self) -> Result<Value> {
+        self.rpc("dispatcher.list", json!([]))
     }
 
     /// The same node, whose Carna is killed, if it still runs, and started again.

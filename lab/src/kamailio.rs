@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::process::{Managed, OnOurDeath, Spawn};
@@ -331,14 +331,22 @@ impl Kamailio {
 
     fn launch(config: &Config) -> Result<Self> {
         check_free(config)?;
-        let dir = match &config.dir {
-            Some(path) => RunDir::at(path)?,
-            None => RunDir::new("kamailio")?,
-        };
+        let dir = RunDir::at_or_new(config.dir.as_deref(), "kamailio")?;
         let script = config.script(&dir)?;
         let process = spawn(config, &script, &dir)?;
         Ok(Self { process, dir, address: SocketAddrV4::new(config.address, config.port), tcp: config.tcp })
     }
+}
+
+/// A script of this repository, by its path, with `text` in the place of `place`, which it must hold. It can be anywhere: what it includes
+/// is found from where it was.
+pub fn changed_script(path: &str, place: &str, text: &str) -> Result<String> {
+    let file = workspace().root().join(path);
+    let script = fs::read_to_string(&file)?;
+    ensure!(script.contains(place), "{path} does not hold '{place}'");
+    let directory = file.parent().context("no directory")?.display().to_string();
+    let script = script.replace("include_file \"", &format!("include_file \"{directory}/"));
+    Ok(script.replace(place, text))
 }
 
 /// Calls an RPC command of the Kamailio that has this run directory (its option `-Y`), and returns its result.

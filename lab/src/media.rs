@@ -91,10 +91,7 @@ enum Node {
 impl Media {
     /// Starts it and returns when it takes calls.
     pub fn start(config: &Config) -> Result<Self> {
-        let dir = match &config.dir {
-            Some(path) => RunDir::at(path)?,
-            None => RunDir::new("media")?,
-        };
+        let dir = RunDir::at_or_new(config.dir.as_deref(), "media")?;
         let node = match std::env::var_os(FREESWITCH) {
             Some(binary) if !binary.is_empty() => Node::FreeSwitch(freeswitch(binary.into(), config, &dir)?),
             _ => stand_in(config, &dir)?,

@@ -1,7 +1,6 @@
 //! Load balancers, dispatchers, registrars and outbound nodes together, each by its configuration in `kamailio-cfg/`.
 
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +11,8 @@ use crate::kamailio::{Config, Kamailio};
 use crate::{RunDir, wait, workspace};
 
 const LIST: &str = "dispatcher.list";
+/// What all nodes have for their secrets.
+pub const SECRET: &str = "the same for all";
 const GONE: Duration = Duration::from_secs(10);
 
 /// The roles that are a Kamailio's, in the order of a request's way.
@@ -24,24 +25,18 @@ pub struct Plan {
     pub nodes: Vec<(Role, Config)>,
     /// Lines of the list of nodes beside theirs.
     pub lines: String,
-    /// Where the list is; `None`: in a fresh directory, removed at the end.
-    pub dir: Option<PathBuf>,
 }
 
 impl Plan {
     /// `count` nodes of each role on fresh addresses, all with these settings in their environment.
     pub fn new(count: usize, settings: &[(String, String)]) -> Self {
         let node = |role: Role, number: usize| {
-            let script = workspace().root().join(format!("kamailio-cfg/{}.cfg", role.name()));
-            let mut config = Config::new(script).env("NODE_NAME", format!("{}-{number}", role.name()));
+            let mut config = node(role, &format!("{role}-{number}"));
             config.env.extend_from_slice(settings);
-            for secret in ["NONCE_SECRET", "FLOW_TOKEN_SECRET"] {
-                config = config.env(secret, "the same for all");
-            }
             (role, config)
         };
         let nodes = ROLES.into_iter().flat_map(|role| (1..=count).map(move |number| node(role, number)));
-        Self { nodes: nodes.collect(), lines: String::new(), dir: None }
+        Self { nodes: nodes.collect(), lines: String::new() }
     }
 
     /// The nodes of a role.
@@ -93,10 +88,7 @@ pub struct Topology {
 impl Topology {
     /// Starts all nodes and returns when they answer and those that use Cassandra have a session.
     pub fn start(plan: Plan) -> Result<Self> {
-        let list = match &plan.dir {
-            Some(path) => RunDir::at(path)?,
-            None => RunDir::new("topology")?,
-        };
+        let list = RunDir::new("topology")?;
         let file = list.write(LIST, &plan.list())?;
         let start =
             |(role, config): (Role, Config)| Ok((role, start(role, config.env("DISPATCHER_LIST", file.display()))?));
@@ -138,17 +130,12 @@ impl Topology {
         let node = |(role, node): (Role, &Kamailio)| format!("{} {}:\n{}\n", role.name(), node.address(), node.log());
         self.nodes().map(node).collect()
     }
+}
 
-    /// Stops all nodes in order.
-    pub fn stop(mut self) -> Result<()> {
-        self.nodes.iter_mut().try_for_each(|(_, node)| node.stop())
-    }
-
-    /// Leaves all nodes running without us; their [`Config::outlive_us`] must have been set.
-    pub fn detach(mut self) {
-        self.list.keep();
-        self.nodes.into_iter().for_each(|(_, node)| node.detach());
-    }
+/// A node of a role by this name, by its configuration, on a fresh address; those of one fleet have the same secrets.
+pub fn node(role: Role, name: &str) -> Config {
+    let config = Config::new(workspace().root().join(format!("kamailio-cfg/{role}.cfg"))).env("NODE_NAME", name);
+    ["NONCE_SECRET", "FLOW_TOKEN_SECRET"].into_iter().fold(config, |config, secret| config.env(secret, SECRET))
 }
 
 fn start(role: Role, config: Config) -> Result<Kamailio> {

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::FlockOperation;
 
 use crate::wait;
@@ -95,6 +95,28 @@ impl RunDir {
         remove_tree(&path).with_context(|| format!("cannot empty {}", path.display()))?;
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { path, keep })
+    }
+
+    /// The one that was asked for, or a new one of this name.
+    pub fn at_or_new(path: Option<&Path>, name: &str) -> Result<Self> {
+        path.map_or_else(|| Self::new(name), Self::at)
+    }
+
+    /// Puts copies of the text files of a directory into one of this name in it; in `file` there is `text` in each place of `place`,
+    /// which it must hold.
+    pub fn copy_changed(&self, from: &Path, to: &str, file: &str, place: &str, text: &str) -> Result<()> {
+        fs::create_dir_all(self.join(to))?;
+        for entry in fs::read_dir(from)? {
+            let path = entry?.path();
+            let name = format!("{to}/{}", path.file_name().context("no name")?.to_string_lossy());
+            let mut content = fs::read_to_string(&path)?;
+            if name == file {
+                ensure!(content.contains(place), "{file} does not hold '{place}'");
+                content = content.replace(place, text);
+            }
+            self.write(&name, &content)?;
+        }
+        Ok(())
     }
 
     /// The directory.

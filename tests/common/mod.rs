@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::cassandra::{Cassandra, Options};
-use lab::kamailio::{Config, Kamailio};
+use lab::kamailio::{Config, Kamailio, changed_script};
 use lab::relay::DelayRelay;
 use lab::sipp::{Report, Sipp};
 use lab::topology::Plan;
@@ -95,13 +95,7 @@ impl Site {
 
     /// The same with `text` in place of `place`, which it must hold.
     pub fn changed(&self, path: &str, place: &str, text: &str) -> Result<Config> {
-        let file = workspace().root().join(path);
-        let script = std::fs::read_to_string(&file)?;
-        ensure!(script.contains(place), "{path} does not hold '{place}'");
-        // What it includes is found from where it is.
-        let directory = file.parent().context("no directory")?.display().to_string();
-        let script = script.replace("include_file \"", &format!("include_file \"{directory}/"));
-        Ok(self.on_cassandra(Config::new(script.replace(place, text))))
+        Ok(self.on_cassandra(Config::new(changed_script(path, place, text)?)))
     }
 
     /// The same with these settings before its routing.

@@ -8,7 +8,6 @@ mod manifests;
 mod marathon;
 mod node;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -25,17 +24,7 @@ fn ours() -> PathBuf {
 fn broken(file: &str, place: &str, text: &str) -> Result<RunDir> {
     let copy = RunDir::new("deploy")?;
     for directory in DIRECTORIES {
-        fs::create_dir(copy.join(directory))?;
-        for entry in fs::read_dir(ours().join(directory))? {
-            let path = entry?.path();
-            let name = format!("{directory}/{}", path.file_name().context("no name")?.to_string_lossy());
-            let mut content = fs::read_to_string(&path)?;
-            if name == file {
-                ensure!(content.contains(place), "{file} does not hold '{place}'");
-                content = content.replace(place, text);
-            }
-            copy.write(&name, &content)?;
-        }
+        copy.copy_changed(&ours().join(directory), directory, file, place, text)?;
     }
     Ok(copy)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use common::{Registry, load_balancer};
 use fleet::{Announcement, Role, State, Transport};
 use lab::carna::Node;
-use lab::process::{self, Signal, Spawn};
+use lab::process::{self, Signal};
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 
@@ -117,15 +117,10 @@ fn drained_beside_the_dead(_: &()) -> Result<()> {
 fn drain_command(_: &()) -> Result<()> {
     let zookeeper = ZooKeeper::start(1)?;
     let [one, mut two] = pair(&zookeeper)?;
-    let dir = lab::RunDir::new("drain")?;
-    let drain = || {
-        let command = Spawn::new("carna drain", env!("CARGO_BIN_EXE_carna"), dir.join("drain.log"));
-        process::run(command.args(["drain", "--config"]).arg(two.config()), SOON)
-    };
-    drain()?;
+    two.command(&["drain"])?;
     let log = two.log();
     ensure!(log.contains("drained: nothing goes on any more"), "{log}");
-    let error = drain().expect_err("it has ended").to_string();
+    let error = two.command(&["drain"]).expect_err("it has ended").to_string();
     ensure!(error.contains("no node runs by this configuration"), "{error}");
     two.wait_for_end(SOON)?;
     one.until_listed(1, &[&one])

@@ -14,6 +14,7 @@ use common::{Registry, load_balancer};
 use fleet::node::testing::node;
 use fleet::{Announcement, Load, Role};
 use lab::carna::Node;
+use lab::topology::SECRET;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
 
@@ -140,7 +141,7 @@ fn live(_: &()) -> Result<()> {
     for path in ["/", "/status"] {
         let (code, content) = scene.node.get(path)?;
         // What the environment of every node of the lab has.
-        ensure!(code == 200 && !content.contains("the same on all"), "{code}: {content}");
+        ensure!(code == 200 && !content.contains(SECRET), "{code}: {content}");
     }
     let foreign = scene.browser.requests().iter().find(|request| !request.starts_with(&own) && *request != "data:,");
     ensure!(foreign.is_none(), "it has asked for {foreign:?}");

@@ -135,10 +135,7 @@ impl Cassandra {
     pub fn start(options: Options) -> Result<Self> {
         let home = install::install(options.version)?;
         check_free(&options)?;
-        let dir = match &options.dir {
-            Some(path) => RunDir::at(path)?,
-            None => RunDir::new("cassandra")?,
-        };
+        let dir = RunDir::at_or_new(options.dir.as_deref(), "cassandra")?;
         config::write_files(&dir, &options)?;
         let jmx_port = net::free_port(Ipv4Addr::LOCALHOST, Protocol::Tcp)?;
         let process = spawn(&home, &dir, jmx_port, &options)?;
