@@ -65,8 +65,7 @@ impl Nodes {
     fn of(plan: Plan, media_nodes: usize) -> Result<Self> {
         let mut plan = plan.env("MEDIA_DOMAINS", r"^rooms\.example\.com$");
         let dispatchers = plan.addresses(Role::Dispatcher);
-        let media: Vec<media::Config> =
-            (0..media_nodes).map(|_| media::Config::new(&dispatchers, DOMAIN)).collect::<Result<_>>()?;
+        let media: Vec<media::Config> = (0..media_nodes).map(|_| media::Config::new(&dispatchers, DOMAIN)).collect();
         plan.lines = media.iter().map(media::Config::line).collect();
         let media = media.iter().map(Media::start).collect::<Result<_>>()?;
         Ok(Self { topology: Topology::start(plan)?, media })

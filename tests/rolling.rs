@@ -11,6 +11,7 @@ use common::{DOMAIN, PASSWORD, Site, load, settings};
 use lab::carna::{Node, Plan};
 use lab::cassandra::Cassandra;
 use lab::machines::{self, Machine, Segment};
+use lab::media;
 use lab::sipp::{Running, Sipp};
 use lab::topology::Role;
 use lab::wait::until;
@@ -18,16 +19,17 @@ use lab::zookeeper::ZooKeeper;
 use serde_json::Value;
 
 /// Two nodes of each; the load balancers last, who share an address.
-const WORKERS: [Role; 3] = [Role::Dispatcher, Role::Registrar, Role::Outbound];
+const WORKERS: [Role; 4] = [Role::Dispatcher, Role::Registrar, Role::Outbound, Role::Media];
 /// Destinations that take something new when all nodes are up: two of each worker's role, and the address of the load balancers.
-const DESTINATIONS: usize = 7;
+const DESTINATIONS: usize = 9;
 const PORT: u16 = 5060;
-/// Hosts of the network: ZooKeeper, the shared address, the load balancers' own ones, the workers, phones.
+/// Hosts of the network: ZooKeeper, the shared address, the load balancers' own ones, the workers, phones (callers, those who call
+/// through media nodes, who is called, those who only register).
 const ZOOKEEPER: u8 = 2;
 const SHARED: u8 = 10;
 const BALANCERS: [u8; 2] = [11, 12];
 const WORKER: u8 = 20;
-const PHONES: [u8; 3] = [101, 102, 103];
+const PHONES: [u8; 4] = [101, 102, 103, 104];
 
 const SOON: Duration = Duration::from_secs(40);
 /// What others hear of, calls of three seconds, what is sent again.
@@ -38,9 +40,13 @@ const REGISTRATIONS_PER_SECOND: f64 = 10.0;
 /// Half of them, on a busy machine.
 const LEAST_REGISTRATIONS_PER_MINUTE: u64 = 300;
 const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
+/// Who is called through media nodes, by whom; a call of each of them comes every two seconds.
+const THROUGH_MEDIA: &str = "1001";
+const CALLERS_THROUGH_MEDIA: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9"];
+const THROUGH_MEDIA_PER_SECOND: f64 = 5.0;
 
 fn main() -> ExitCode {
-    let users = [&["alice", "bob"][..], &REGISTERED].concat();
+    let users = [&["alice", "bob", THROUGH_MEDIA][..], &REGISTERED, &CALLERS_THROUGH_MEDIA].concat();
     let tests = [("every_node_is_restarted_under_load_and_nothing_is_lost", restarted as common::Test)];
     machines::alone(|| Cassandra::install().map(drop), || common::suite(&users, &tests))
 }
@@ -85,7 +91,8 @@ impl Member {
 
     /// Whether it takes part, knows all the others, and may take an address.
     fn is_up(&self) -> bool {
-        let is_ready = self.node().is_ok_and(|node| node.is_ready() && node.has_loaded(DESTINATIONS));
+        let routes = |node: &Node| node.role() == Role::Media || node.has_loaded(DESTINATIONS);
+        let is_ready = self.node().is_ok_and(|node| node.is_ready() && routes(node));
         let may_take = |machine: &Machine| {
             let log = machine.log();
             log.rfind("Entering FAULT STATE").is_none_or(|fault| log[fault..].contains("Entering BACKUP STATE"))
@@ -97,6 +104,14 @@ impl Member {
         let of_node = self.node.as_ref().map(Node::log).unwrap_or_default();
         of_node + &self.machine.as_ref().map(Machine::log).unwrap_or_default()
     }
+}
+
+/// What phones do.
+struct Load {
+    calling: Running,
+    through_media: Running,
+    registering: Running,
+    _answering: Running,
 }
 
 /// All nodes, and phones.
@@ -121,8 +136,16 @@ impl Scene {
         let workers = WORKERS.into_iter().flat_map(|role| [(role, 1), (role, 2)]);
         let mut members = Vec::new();
         for ((role, number), host) in workers.zip(WORKER..) {
-            let address = SocketAddrV4::new(segment.claim(host)?, PORT);
-            members.push(Member::worker(plan(role, number)?.at(address))?);
+            let address = segment.claim(host)?;
+            let worker = match role {
+                Role::Media => {
+                    let dispatchers = [0, 1].map(|number| SocketAddrV4::new(segment.host(WORKER + number), PORT));
+                    let config = media::Config { address, ..media::Config::new(&dispatchers, DOMAIN) };
+                    Plan::of_media(&zookeeper, &format!("media-{number}"), &config, site.contact_point())?
+                }
+                _ => plan(role, number)?.at(SocketAddrV4::new(address, PORT)),
+            };
+            members.push(Member::worker(worker)?);
         }
         for number in [0, 1] {
             let balancer = plan(Role::LoadBalancer, number + 1)?.at(SocketAddrV4::new(segment.host(SHARED), PORT));
@@ -148,27 +171,39 @@ impl Scene {
         phone.local(self.segment.host(host)).local_port(5062).timeout(WHOLE_LOAD)
     }
 
-    /// Calls to somebody who is registered and answers; phones that register again and again; and the answers.
-    fn load(&self) -> Result<[Running; 3]> {
-        let [callers, callees, registering] = PHONES;
-        self.phone("register.xml", &["bob"], callees).run_successfully()?;
+    /// Calls to somebody who is registered and answers, straight and through media nodes; phones that register again and again.
+    fn load(&self) -> Result<Load> {
+        let [callers, through_media, callees, registering] = PHONES;
+        for callee in ["bob", THROUGH_MEDIA] {
+            self.phone("register.xml", &[callee], callees).run_successfully()?;
+        }
         let answering = Sipp::new("uas_answer.xml").local(self.segment.host(callees)).local_port(5062);
         let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
         let calling = self.phone("uac_invite_auth.xml", &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
         let registering = self.phone("register.xml", &REGISTERED, registering).endless().rate(REGISTRATIONS_PER_SECOND);
-        Ok([load::endless(calling).spawn()?, registering.spawn()?, answering])
+        let through_media = self.phone("uac_invite_auth.xml", &CALLERS_THROUGH_MEDIA, through_media);
+        let through_media = load::endless(through_media.key("callee", format!("*9{THROUGH_MEDIA}@{DOMAIN}")));
+        Ok(Load {
+            calling: load::endless(calling).spawn()?,
+            through_media: through_media.rate(THROUGH_MEDIA_PER_SECOND).spawn()?,
+            registering: registering.spawn()?,
+            _answering: answering,
+        })
     }
 
-    /// Waits until a load balancer shows what dispatchers and registrars have to do.
+    /// Waits until a load balancer shows what dispatchers, media nodes and registrars have to do.
     fn until_load_is_shown(&self) -> Result<()> {
         let balancer = self.members.last().context("no node")?.node()?;
-        let shown = || -> Result<[u64; 2]> {
+        let shown = || -> Result<[u64; 3]> {
             let status: Value = serde_json::from_str(&balancer.get("/status")?.1)?;
             let nodes = status["nodes"].as_array().context("no nodes")?;
-            Ok(["calls", "registrations"].map(|what| nodes.iter().filter_map(|node| node[what].as_u64()).sum()))
+            let sum = |what| nodes.iter().filter_map(|node| node[what].as_u64()).sum();
+            Ok(["calls", "sessions", "registrations"].map(sum))
         };
-        let is_right = |[calls, registrations]: [u64; 2]| calls > 0 && registrations > LEAST_REGISTRATIONS_PER_MINUTE;
-        until("calls and registrations on the page", SOON, || shown().is_ok_and(is_right))
+        let is_right = |[calls, sessions, registrations]: [u64; 3]| {
+            calls > 0 && sessions > 0 && registrations > LEAST_REGISTRATIONS_PER_MINUTE
+        };
+        until("calls, sessions and registrations on the page", SOON, || shown().is_ok_and(is_right))
             .with_context(|| format!("shown are {:?}\n{}", shown(), self.logs()))
     }
 
@@ -179,15 +214,17 @@ impl Scene {
 
 fn restarted(site: &Site) -> Result<()> {
     let mut scene = Scene::start(site)?;
-    let [calling, registering, _answering] = scene.load().with_context(|| scene.logs())?;
+    let load = scene.load().with_context(|| scene.logs())?;
     scene.until_load_is_shown()?;
     for index in 0..scene.members.len() {
         scene.members[index].restart()?;
         scene.until_all_are_up()?;
     }
-    let registering = registering.finish()?;
+    let registering = load.registering.finish()?;
     registering.check().with_context(|| scene.logs())?;
-    load::check(site, "bob", &calling.finish()?, &[]).with_context(|| scene.logs())?;
+    for (callee, calling) in [(THROUGH_MEDIA, load.through_media), ("bob", load.calling)] {
+        load::check(site, callee, &calling.finish()?, &[]).with_context(|| scene.logs())?;
+    }
     println!("{} registrations were refreshed", registering.successful);
     for user in REGISTERED {
         ensure!(site.contacts(user)?.len() == 1, "{user} has {:?}", site.contacts(user));

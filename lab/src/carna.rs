@@ -16,7 +16,7 @@ use crate::kamailio::{MemoryManager, RPC_SOCKET};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
-use crate::{RunDir, cpu, kamailio, topology, workspace};
+use crate::{RunDir, cpu, kamailio, media, topology, workspace};
 
 const SOON: Duration = Duration::from_secs(40);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -46,9 +46,9 @@ pub struct Plan {
 /// What a media node has in the place of a Kamailio.
 #[derive(Debug)]
 struct Media {
-    event_socket: SocketAddrV4,
+    program: media::Program,
     /// Where Cassandra answers.
-    contact_point: String,
+    contact_points: String,
 }
 
 /// How a node leaves.
@@ -123,10 +123,25 @@ impl Plan {
     }
 
     /// A media node, whose FreeSWITCH is this double; its process only sleeps. What happens to channels goes to this Cassandra.
-    pub fn of_media(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Self> {
-        let media = Media { event_socket: double.event_socket(), contact_point: contact_point.to_owned() };
+    pub fn of_double(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Self> {
+        let command = ["sleep", "infinity"].map(str::to_owned).to_vec();
+        let program = media::Program { command, env: Vec::new(), event_socket: double.event_socket() };
         let plan = Self::new(Role::Media, zookeeper, name)?.at(double.sip());
-        Ok(Self { media: Some(media), ..plan })
+        Ok(Self { media: Some(Media { program, contact_points: contact_point.to_owned() }), ..plan })
+    }
+
+    /// This media node, whose channels go to this Cassandra.
+    pub fn of_media(zookeeper: &ZooKeeper, name: &str, config: &media::Config, contact_points: &str) -> Result<Self> {
+        let kamailio = kamailio::Config { dir: config.dir.clone(), ..topology::node(Role::Media, name) };
+        let plan = Self::of(Role::Media, zookeeper, kamailio, name)?.at(config.sip());
+        let program = media::Program::of(config, &plan.dir)?;
+        Ok(Self { media: Some(Media { program, contact_points: contact_points.to_owned() }), ..plan })
+    }
+
+    /// Which goes on without us once it was [detached](Node::detach).
+    pub fn outlive_us(mut self, outlives: bool) -> Self {
+        self.kamailio.outlive_us = outlives;
+        self
     }
 
     /// With this build of Carna.
@@ -150,6 +165,12 @@ impl Plan {
     /// With a setting of its configuration more.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.kamailio.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the module that is in this directory.
+    pub fn modules(mut self, directory: PathBuf) -> Self {
+        self.kamailio.module_dir = Some(directory);
         self
     }
 
@@ -208,7 +229,7 @@ impl Plan {
     }
 
     /// Where it is reached.
-    fn address(&self) -> SocketAddrV4 {
+    pub fn address(&self) -> SocketAddrV4 {
         SocketAddrV4::new(self.kamailio.address, self.kamailio.port)
     }
 
@@ -247,13 +268,16 @@ impl Plan {
         for (name, value) in kamailio::environment(&self.kamailio, &self.dir) {
             command = command.env(name, value);
         }
+        for (name, value) in self.media.iter().flat_map(|media| &media.program.env) {
+            command = command.env(name, value);
+        }
         command.start().context("Carna is needed: run `make build`")
     }
 
     /// The node's carna.toml.
     fn config(&self, dir: &str, place: &str) -> Result<String> {
         let (command, server) = match &self.media {
-            Some(media) => (vec!["sleep".to_owned(), "infinity".to_owned()], media.config()),
+            Some(media) => (media.program.command.clone(), media.config()),
             None => (self.command()?, self.dispatcher(dir, place)?),
         };
         // A list of strings is in JSON what it is in TOML.
@@ -301,16 +325,21 @@ impl Plan {
 impl Media {
     /// Where its FreeSWITCH is told what to do, and where is written what that does.
     fn config(&self) -> String {
-        let Self { event_socket, contact_point } = self;
+        let (event_socket, password) = (self.program.event_socket, event_socket::PASSWORD);
         format!(
             "[media]\nevent_socket = '{event_socket}'\npassword = '{password}'\n\
-             [cassandra]\ncontact_points = '{contact_point}'\n",
-            password = event_socket::PASSWORD,
+             [cassandra]\ncontact_points = '{}'\n",
+            self.contact_points
         )
     }
 }
 
 impl Node {
+    /// Its role.
+    pub fn role(&self) -> Role {
+        self.plan.role
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.plan.name
@@ -452,6 +481,12 @@ impl Node {
         let _ = self.process.kill9();
         self.process = self.plan.spawn()?;
         Ok(self)
+    }
+
+    /// The same with the module that is in this directory; `None`: our release build.
+    pub fn again_with(mut self, modules: Option<PathBuf>) -> Result<Self> {
+        self.plan.kamailio.module_dir = modules.or_else(kamailio::our_module_dir);
+        self.again()
     }
 
     /// The group of its Kamailio, when it runs without a Carna.

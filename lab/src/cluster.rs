@@ -16,11 +16,10 @@ pub use up::{down, up};
 use crate::carna::{self, Node};
 use crate::cassandra::{self, Cassandra};
 use crate::kamailio::MemoryManager;
-use crate::media::{self, Media};
 use crate::progress::step;
 use crate::topology::{self, ROLES, Role};
 use crate::zookeeper::ZooKeeper;
-use crate::{kamailio, net, sipctl, workspace};
+use crate::{kamailio, media, net, sipctl, workspace};
 
 const KEYSPACE: &str = "sip";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -79,7 +78,6 @@ impl Plan {
 pub struct Cluster {
     // In this order: the nodes are stopped before what they need.
     nodes: Vec<(Role, Node)>,
-    media: Vec<Media>,
     zookeeper: ZooKeeper,
     cassandra: Vec<Cassandra>,
     domain: String,
@@ -102,10 +100,11 @@ impl Cluster {
         })?;
         let media_addresses = addresses.split_off(plan.nodes * ROLES.len());
         let configs = node_configs(plan, &addresses, &settings);
-        let media = start_media(plan, &media_addresses, &configs)?;
-        let what = format!("{} nodes of each of {} roles have found each other", plan.nodes, ROLES.len());
-        let nodes = step(what, || start_nodes(configs, &zookeeper, &media_addresses))?;
-        Ok(Self { nodes, media, zookeeper, cassandra, domain: plan.domain.clone() })
+        let mut plans = media_plans(plan, &media_addresses, &configs, &zookeeper, &cassandra)?;
+        plans.extend(node_plans(configs, &zookeeper)?);
+        let what = format!("{} nodes of each of {} roles have found each other", plan.nodes, ROLES.len() + 1);
+        let nodes = step(what, || start_nodes(plans))?;
+        Ok(Self { nodes, zookeeper, cassandra, domain: plan.domain.clone() })
     }
 
     /// The nodes of a role.
@@ -121,11 +120,6 @@ impl Cluster {
     /// What tells the nodes of each other.
     pub fn zookeeper(&self) -> &ZooKeeper {
         &self.zookeeper
-    }
-
-    /// The media nodes.
-    pub fn media(&self) -> &[Media] {
-        &self.media
     }
 
     /// The database nodes.
@@ -150,8 +144,7 @@ impl Cluster {
 
     /// Adds what the nodes have logged to an error.
     pub fn quoting_nodes(&self, error: Error) -> Error {
-        let all = self.nodes().map(Node::process).chain(self.media.iter().flat_map(Media::processes));
-        let logs = all.map(|process| process.failure("").to_string());
+        let logs = self.nodes().map(|node| node.process().failure("").to_string());
         error.context(logs.collect::<Vec<_>>().join("\n"))
     }
 
@@ -159,7 +152,6 @@ impl Cluster {
     pub fn stop(mut self) -> Result<()> {
         self.nodes().try_for_each(Node::tell_to_end)?;
         self.nodes.iter_mut().try_for_each(|(_, node)| node.wait_for_end(STOP_LIMIT))?;
-        self.media.into_iter().try_for_each(Media::stop)?;
         self.zookeeper.stop()?;
         self.cassandra.iter_mut().try_for_each(Cassandra::stop)
     }
@@ -167,7 +159,6 @@ impl Cluster {
     /// Leaves everything running without us; [`Plan::outlive_us`] must have been set.
     pub fn detach(self) {
         self.nodes.into_iter().for_each(|(_, node)| node.detach());
-        self.media.into_iter().for_each(Media::detach);
         self.zookeeper.detach();
         self.cassandra.into_iter().for_each(Cassandra::detach);
     }
@@ -224,50 +215,59 @@ fn node_configs(plan: &Plan, addresses: &[Ipv4Addr], settings: &[(String, String
 }
 
 /// Media nodes of these dispatchers.
-fn start_media(plan: &Plan, addresses: &[Ipv4Addr], nodes: &topology::Plan) -> Result<Vec<Media>> {
+fn media_plans(
+    plan: &Plan,
+    addresses: &[Ipv4Addr],
+    nodes: &topology::Plan,
+    zookeeper: &ZooKeeper,
+    cassandra: &[Cassandra],
+) -> Result<Vec<(Role, carna::Plan)>> {
     let dispatchers = nodes.addresses(Role::Dispatcher);
-    let config = |&address: &Ipv4Addr| -> Result<media::Config> {
-        Ok(media::Config {
+    let node = |(&address, number): (&Ipv4Addr, u32)| -> Result<_> {
+        let config = media::Config {
             address,
             dir: plan.dir.as_ref().map(|dir| dir.join(format!("media-{address}"))),
-            outlive_us: plan.outlive_us,
-            ..media::Config::new(&dispatchers, &plan.domain)?
-        })
+            ..media::Config::new(&dispatchers, &plan.domain)
+        };
+        let node = carna::Plan::of_media(zookeeper, &format!("media-{number}"), &config, &contact_points(cassandra))?;
+        Ok((Role::Media, node.drain(DRAIN).outlive_us(plan.outlive_us)))
     };
-    let configs = addresses.iter().map(config).collect::<Result<Vec<_>>>()?;
-    step(format!("{} media nodes take calls", configs.len()), || configs.iter().map(Media::start).collect())
+    addresses.iter().zip(1..).map(node).collect()
+}
+
+fn node_plans(plan: topology::Plan, zookeeper: &ZooKeeper) -> Result<Vec<(Role, carna::Plan)>> {
+    let of_each = plan.nodes.len() / ROLES.len();
+    let node = |((role, config), number): ((Role, kamailio::Config), usize)| -> Result<_> {
+        Ok((role, carna::Plan::of(role, zookeeper, config, &format!("{role}-{number}"))?.drain(DRAIN)))
+    };
+    plan.nodes.into_iter().zip((1..=of_each).cycle()).map(node).collect()
 }
 
 /// Starts all at once, and waits until each knows all the others.
-fn start_nodes(plan: topology::Plan, zookeeper: &ZooKeeper, media: &[Ipv4Addr]) -> Result<Vec<(Role, Node)>> {
-    let further: String = media.iter().map(|address| media::line(*address)).collect();
-    let start = |((role, config), number): ((Role, kamailio::Config), usize)| {
-        let node = carna::Plan::of(role, zookeeper, config, &format!("{role}-{number}"))?
-            .drain(DRAIN)
-            .further(&further)
-            .launch()?;
-        anyhow::Ok((role, node))
-    };
-    let destinations = plan.nodes.len() + media.len();
-    let of_each = plan.nodes.len() / ROLES.len();
-    let nodes = plan.nodes.into_iter().zip((1..=of_each).cycle()).map(start).collect::<Result<Vec<_>>>()?;
+fn start_nodes(plans: Vec<(Role, carna::Plan)>) -> Result<Vec<(Role, Node)>> {
+    let start = |(role, plan): (Role, carna::Plan)| Ok((role, plan.launch()?));
+    let nodes = plans.into_iter().map(start).collect::<Result<Vec<_>>>()?;
     for (_, node) in &nodes {
         node.process().until("it to take part", START_LIMIT, || node.is_ready())?;
     }
-    nodes.iter().try_for_each(|(_, node)| node.until_loaded(destinations))?;
+    let routers = nodes.iter().filter(|(role, _)| *role != Role::Media);
+    routers.map(|(_, node)| node).try_for_each(|node| node.until_loaded(nodes.len()))?;
     Ok(nodes)
 }
 
 fn settings(nodes: &[Cassandra]) -> Vec<(String, String)> {
-    let contact_points: Vec<String> = nodes.iter().map(Cassandra::contact_point).collect();
     let dc = nodes.first().map_or("dc1", Cassandra::dc);
     [
-        ("CASSANDRA_CONTACT_POINTS", contact_points.join(",")),
+        ("CASSANDRA_CONTACT_POINTS", contact_points(nodes)),
         ("CASSANDRA_LOCAL_DC", dc.to_owned()),
         ("CASSANDRA_KEYSPACE", KEYSPACE.to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()
+}
+
+fn contact_points(nodes: &[Cassandra]) -> String {
+    nodes.iter().map(Cassandra::contact_point).collect::<Vec<_>>().join(",")
 }
 
 fn quoting(node: &Cassandra, error: Error) -> Error {

@@ -1,6 +1,6 @@
 //! A double of FreeSWITCH, for whoever speaks to one from outside: its event socket by the documented protocol of mod_event_socket
-//! (`auth`, `api`, `event json`, `exit`), and an answer to OPTIONS. It has no calls: the test says how many sessions it has, and what it
-//! tells of them.
+//! (`auth`, `api`, `event json`, `exit`), and an answer to OPTIONS unless something else takes SIP there. It has no calls: whoever
+//! starts it says how many sessions it has, and what it tells of them.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -19,7 +19,8 @@ use crate::process::{self, Signal};
 /// What it wants of whoever connects.
 pub const PASSWORD: &str = "of the double";
 
-const EVENT_SOCKET_PORT: u16 = 8021;
+/// Where it is.
+pub const EVENT_SOCKET_PORT: u16 = 8021;
 const SIP_PORT: u16 = 5060;
 /// The longest command.
 const LONGEST_LINE: usize = 65_536;
@@ -67,19 +68,22 @@ struct Connection {
 impl FreeSwitch {
     /// Starts one on a fresh address that may have so many sessions.
     pub fn start(most: u64) -> Result<Self> {
-        let address = net::loopback();
+        let double = Self::beside(net::loopback(), most)?;
+        let sip = UdpSocket::bind((double.address, SIP_PORT)).context("no port for SIP")?;
+        sip.set_read_timeout(Some(LOOK))?;
+        let shared = double.shared.clone();
+        thread::spawn(move || shared.answer_options(&sip));
+        Ok(double)
+    }
+
+    /// Starts an event socket on this address, beside what takes SIP there, which may have so many sessions.
+    pub fn beside(address: Ipv4Addr, most: u64) -> Result<Self> {
         let state = State { most, ..State::default() };
         let shared = Arc::new(Shared { is_over: AtomicBool::new(false), state: Mutex::new(state) });
         let listener = TcpListener::bind((address, EVENT_SOCKET_PORT)).context("no port for the event socket")?;
-        let sip = UdpSocket::bind((address, SIP_PORT)).context("no port for SIP")?;
-        sip.set_read_timeout(Some(LOOK))?;
         thread::spawn({
             let shared = shared.clone();
             move || shared.accept(&listener)
-        });
-        thread::spawn({
-            let shared = shared.clone();
-            move || shared.answer_options(&sip)
         });
         Ok(Self { address, shared })
     }
@@ -97,6 +101,11 @@ impl FreeSwitch {
     /// Has it say that it has so many sessions.
     pub fn set_sessions(&self, sessions: u64) {
         self.shared.state().sessions = sessions;
+    }
+
+    /// Whether it takes no calls.
+    pub fn is_paused(&self) -> bool {
+        self.shared.state().is_paused
     }
 
     /// Has it say that it takes no calls.

@@ -1,6 +1,8 @@
 //! The lab's command line; `make` calls it.
 #![forbid(unsafe_code)]
 
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use clap::{Parser, Subcommand};
 use lab::cassandra::{Cassandra, Options};
 use lab::cluster::{self, Plan};
 use lab::progress::step;
-use lab::wait;
+use lab::{media, wait};
 
 /// Start the real servers of the demo, the tests and the benchmarks.
 #[derive(Debug, Parser)]
@@ -27,6 +29,15 @@ enum Command {
         /// Passwords and permissions; the superuser is cassandra/cassandra
         #[arg(long)]
         auth: bool,
+    },
+    /// Run the stand-in for a FreeSWITCH in the foreground, with its event socket; SIGTERM stops it
+    Media {
+        /// Where it takes calls
+        #[arg(long)]
+        address: Ipv4Addr,
+        /// What it writes goes in there
+        #[arg(long)]
+        dir: PathBuf,
     },
     /// Start the cluster and leave it running; target/cluster.env tells where
     Up {
@@ -62,6 +73,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Install => Cassandra::install().map(drop),
         Command::Cassandra { auth } => run_cassandra(auth),
+        Command::Media { address, dir } => media::serve(address, dir),
         Command::Up { nodes, cassandra_nodes } => cluster::up(nodes, cassandra_nodes),
         Command::Down => cluster::down(),
         Command::Demo => cluster::demo(&Plan::default()),

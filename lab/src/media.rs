@@ -3,15 +3,20 @@
 //! Kamailio that does the work of FreeSWITCH's dialplan.
 //!
 //! `*43` is the echo, `*9` and a number calls that number; any other number is called as it is.
+//!
+//! Under Carna the stand-in is a program of its own (`lab media`, [`serve`]), which has an event socket as FreeSWITCH has.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::kamailio::{self, Kamailio};
+use serde_json::json;
+
+use crate::event_socket::{self, EVENT_SOCKET_PORT};
 use crate::net::{self, Protocol};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::{RunDir, baresip, wait, workspace};
@@ -28,6 +33,8 @@ const GONE: Duration = Duration::from_secs(10);
 /// Where the stand-in's two user agents listen, and their first RTP ports.
 const BRIDGE: (u16, u16) = (5070, 20_000);
 const ECHO: (u16, u16) = (5080, 22_000);
+/// Calls that a user agent takes; each is a session here and, when it is bridged, a second one.
+const MOST_CALLS: u64 = 500;
 
 /// How a media node is to be started; see [`Config::new`].
 #[derive(Clone, Debug)]
@@ -36,41 +43,101 @@ pub struct Config {
     pub address: Ipv4Addr,
     /// Who may send it calls.
     pub dispatchers: Vec<Ipv4Addr>,
-    /// Where the legs go that it begins.
-    pub outbound: SocketAddrV4,
     /// The domain served.
     pub domain: String,
     /// Its directory; `None`: a fresh one, removed at the end.
     pub dir: Option<PathBuf>,
-    /// It goes on without us once [`Media::detach`] was called.
-    pub outlive_us: bool,
 }
 
 impl Config {
-    /// On a fresh address, of these dispatchers; the legs that it begins go to the first.
-    ///
-    /// # Errors
-    /// When there is no dispatcher.
-    pub fn new(dispatchers: &[SocketAddrV4], domain: &str) -> Result<Self> {
-        Ok(Self {
+    /// On a fresh address, of these dispatchers.
+    pub fn new(dispatchers: &[SocketAddrV4], domain: &str) -> Self {
+        Self {
             address: net::loopback(),
             dispatchers: dispatchers.iter().map(|dispatcher| *dispatcher.ip()).collect(),
-            outbound: *dispatchers.first().context("a media node needs a dispatcher")?,
             domain: domain.to_owned(),
             dir: None,
-            outlive_us: false,
-        })
+        }
     }
 
     /// Its line in the list of nodes.
     pub fn line(&self) -> String {
-        line(self.address)
+        format!("{SET} sip:{}\n", self.sip())
+    }
+
+    /// Where it takes calls.
+    pub(crate) fn sip(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address, 5060)
     }
 }
 
-/// The line of a media node in the list of nodes.
-pub fn line(address: Ipv4Addr) -> String {
-    format!("{SET} sip:{address}:5060\n")
+/// What an agent runs as a media node.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) command: Vec<String>,
+    pub(crate) env: Vec<(&'static str, String)>,
+    pub(crate) event_socket: SocketAddrV4,
+}
+
+impl Program {
+    /// That of this media node: FreeSWITCH, or what takes its place.
+    pub(crate) fn of(config: &Config, dir: &RunDir) -> Result<Self> {
+        match binary() {
+            Some(binary) => Self::freeswitch(&binary, config, dir),
+            None => Ok(Self::stand_in(config, dir)),
+        }
+    }
+
+    /// FreeSWITCH by `deploy/freeswitch/`, all that it writes in this directory.
+    fn freeswitch(binary: &Path, config: &Config, dir: &RunDir) -> Result<Self> {
+        let of = |name: &str| -> Result<String> {
+            let path = dir.join(name);
+            std::fs::create_dir_all(&path)?;
+            Ok(path.display().to_string())
+        };
+        let ours = workspace().root().join("deploy/freeswitch").display().to_string();
+        let mut command = vec![binary.display().to_string()];
+        command.extend(["-nf", "-nonat", "-nc", "-conf", &ours].map(str::to_owned));
+        for name in ["log", "run", "db", "storage", "temp"] {
+            command.extend([format!("-{name}"), of(name)?]);
+        }
+        let allowed: Vec<String> = config.dispatchers.iter().map(|dispatcher| format!("{dispatcher}/32")).collect();
+        let here = Ipv4Addr::LOCALHOST;
+        let event_socket = SocketAddrV4::new(here, net::free_port(here, Protocol::Tcp)?);
+        let env = vec![
+            ("MEDIA_IP", config.address.to_string()),
+            ("SIP_DOMAIN", config.domain.clone()),
+            ("DISPATCHERS", allowed.join(",")),
+            ("EVENT_SOCKET_PORT", event_socket.port().to_string()),
+            ("EVENT_SOCKET_PASSWORD", event_socket::PASSWORD.to_owned()),
+            ("STATE_DIR", of("state")?),
+        ];
+        Ok(Self { command, env, event_socket })
+    }
+
+    fn stand_in(config: &Config, dir: &RunDir) -> Self {
+        let lab = workspace().target().join("debug/lab").display().to_string();
+        let address = config.address.to_string();
+        let dir = dir.join("stand-in").display().to_string();
+        let mut command = vec![lab];
+        command.extend(["media", "--address", &address, "--dir", &dir].map(str::to_owned));
+        Self { command, env: Vec::new(), event_socket: SocketAddrV4::new(config.address, EVENT_SOCKET_PORT) }
+    }
+}
+
+/// Runs the stand-in for FreeSWITCH in the foreground until SIGTERM, with its event socket: its sessions are what passes it, and what it
+/// is told there it does.
+pub fn serve(address: Ipv4Addr, dir: PathBuf) -> Result<()> {
+    let config = Config { address, dispatchers: Vec::new(), domain: String::new(), dir: Some(dir) };
+    let dir = RunDir::at_or_new(config.dir.as_deref(), "media")?;
+    let media = Media { node: Node::stand_in(&config, &dir)?, _dir: dir, address: config.sip() };
+    let socket = event_socket::FreeSwitch::beside(address, 2 * MOST_CALLS)?;
+    socket.stand_for(std::process::id());
+    let mut is_paused = false;
+    let ended = wait::until("the end", Duration::MAX, || media.tell(&socket, &mut is_paused).map(|()| None::<()>));
+    let stopped = media.stop();
+    // SIGTERM ends the wait with an error, as it should; that is how this succeeds.
+    if wait::interrupted() { stopped } else { ended.and(stopped) }
 }
 
 /// A running media node. Dropping it kills it.
@@ -78,7 +145,7 @@ pub fn line(address: Ipv4Addr) -> String {
 pub struct Media {
     // Before `dir`: the processes must be gone when the directory is removed.
     node: Node,
-    dir: RunDir,
+    _dir: RunDir,
     address: SocketAddrV4,
 }
 
@@ -92,11 +159,23 @@ impl Media {
     /// Starts it and returns when it takes calls.
     pub fn start(config: &Config) -> Result<Self> {
         let dir = RunDir::at_or_new(config.dir.as_deref(), "media")?;
-        let node = match std::env::var_os(FREESWITCH) {
-            Some(binary) if !binary.is_empty() => Node::FreeSwitch(freeswitch(binary.into(), config, &dir)?),
-            _ => stand_in(config, &dir)?,
+        let node = match binary() {
+            Some(binary) => Node::freeswitch(&binary, config, &dir)?,
+            None => Node::stand_in(config, &dir)?,
         };
-        Ok(Self { node, dir, address: SocketAddrV4::new(config.address, 5060) })
+        Ok(Self { node, _dir: dir, address: config.sip() })
+    }
+
+    /// Tells the event socket how many sessions there are, and the stand-in whether it takes new ones.
+    fn tell(&self, socket: &event_socket::FreeSwitch, is_paused: &mut bool) -> Result<()> {
+        let Node::StandIn { front, .. } = &self.node else { return Ok(()) };
+        let dialogs = front.rpc("dlg.stats_active", json!([]))?;
+        socket.set_sessions(dialogs["all"].as_u64().with_context(|| format!("no number of dialogs: {dialogs}"))?);
+        if socket.is_paused() != *is_paused {
+            *is_paused = socket.is_paused();
+            front.rpc("pv.shvSet", json!(["paused", "int", i32::from(*is_paused)]))?;
+        }
+        Ok(())
     }
 
     /// Where it takes calls.
@@ -144,38 +223,46 @@ impl Media {
     pub fn log(&self) -> String {
         self.processes().into_iter().map(|process| format!("{}:\n{}\n", process.name(), process.log())).collect()
     }
+}
 
-    /// Leaves it running without us; [`Config::outlive_us`] must have been set.
-    pub fn detach(mut self) {
-        self.dir.keep();
-        match self.node {
-            Node::FreeSwitch(process) => process.detach(),
-            Node::StandIn { front, agents } => {
-                front.detach();
-                agents.into_iter().for_each(Managed::detach);
-            }
+impl Node {
+    /// Before its Kamailio answers OPTIONS both agents are there.
+    fn stand_in(config: &Config, dir: &RunDir) -> Result<Self> {
+        let front_address = SocketAddrV4::new(config.address, 5060);
+        let called =
+            [("in", ";b2bua=inbound".to_owned()), ("out", format!(";b2bua=outbound;outbound=\"sip:{front_address}\""))];
+        let bridge = agent(config, dir, "bridge", BRIDGE, "b2bua.so", &called)?;
+        let echo = agent(config, dir, "echo", ECHO, "echo.so", &[("echo", String::new())])?;
+        let mut front = kamailio::Config::new(include_str!("media.cfg"))
+            .define_str("HERE", &config.address.to_string())
+            .define_str("BRIDGE", &format!("sip:{}:{}", config.address, BRIDGE.0))
+            .define_str("ECHO", &format!("sip:{}:{}", config.address, ECHO.0));
+        front.address = config.address;
+        front.workers = 2;
+        front.tcp = false;
+        front.dir = Some(dir.join("front"));
+        Ok(Self::StandIn { front: Box::new(Kamailio::start(front)?), agents: [bridge, echo] })
+    }
+
+    /// FreeSWITCH by `deploy/freeswitch/`.
+    fn freeswitch(binary: &Path, config: &Config, dir: &RunDir) -> Result<Self> {
+        let program = Program::freeswitch(binary, config, dir)?;
+        let name = format!("FreeSWITCH on {}", config.address);
+        let mut command = Spawn::new(name, binary, dir.join("freeswitch.log")).args(&program.command[1..]);
+        for (name, value) in program.env {
+            command = command.env(name, value);
         }
+        let process = command.on_our_death(OnOurDeath::Terminate).start()?;
+        // It listens before it takes calls, and says 503 until then.
+        let is_ready = || kamailio::ask_over_udp(config.sip()).is_ok_and(|answer| answer.starts_with("SIP/2.0 200 "));
+        process.until("it to take calls", START_LIMIT, is_ready)?;
+        Ok(Self::FreeSwitch(process))
     }
 }
 
-/// Before the Kamailio of [`Node::StandIn`] answers OPTIONS both agents are there.
-fn stand_in(config: &Config, dir: &RunDir) -> Result<Node> {
-    let front_address = SocketAddrV4::new(config.address, 5060);
-    let called =
-        [("in", ";b2bua=inbound".to_owned()), ("out", format!(";b2bua=outbound;outbound=\"sip:{front_address}\""))];
-    let bridge = agent(config, dir, "bridge", BRIDGE, "b2bua.so", &called)?;
-    let echo = agent(config, dir, "echo", ECHO, "echo.so", &[("echo", String::new())])?;
-    let mut front = kamailio::Config::new(include_str!("media.cfg"))
-        .define_str("HERE", &config.address.to_string())
-        .define_str("OUTBOUND", &format!("sip:{}", config.outbound))
-        .define_str("BRIDGE", &format!("sip:{}:{}", config.address, BRIDGE.0))
-        .define_str("ECHO", &format!("sip:{}:{}", config.address, ECHO.0));
-    front.address = config.address;
-    front.workers = 2;
-    front.tcp = false;
-    front.dir = Some(dir.join("front"));
-    front.outlive_us = config.outlive_us;
-    Ok(Node::StandIn { front: Box::new(Kamailio::start(front)?), agents: [bridge, echo] })
+/// That of FreeSWITCH, where there is one.
+fn binary() -> Option<PathBuf> {
+    std::env::var_os(FREESWITCH).filter(|binary| !binary.is_empty()).map(PathBuf::from)
 }
 
 /// A baresip whose module `application` takes the calls of these accounts: each a user and its parameters.
@@ -191,7 +278,7 @@ fn agent(
     let home = dir.join(name);
     std::fs::create_dir_all(&home)?;
     let settings = format!(
-        "call_max_calls 500\naudio_player aubridge,nil\naudio_source aubridge,nil\naudio_alert aubridge,nil\n\
+        "call_max_calls {MOST_CALLS}\naudio_player aubridge,nil\naudio_source aubridge,nil\naudio_alert aubridge,nil\n\
          module_app account.so\nmodule_app {application}\n"
     );
     let mut lines = String::new();
@@ -199,48 +286,9 @@ fn agent(
         writeln!(lines, "<sip:{user}@{}>;regint=0{parameters}", at.ip())?;
     }
     let agent = baresip::configured(&format!("({name}) on {at}"), &home, at, rtp..=rtp + 1999, &settings, &lines)?
-        .on_our_death(on_our_death(config, OnOurDeath::Kill))
         .start()
         .context(baresip::NEEDED)?;
     let listens = || net::is_bound(at, Protocol::Udp);
     agent.until("it to listen", START_LIMIT, listens)?;
     Ok(agent)
-}
-
-/// FreeSWITCH by `deploy/freeswitch/`, all that it writes in this directory.
-fn freeswitch(binary: PathBuf, config: &Config, dir: &RunDir) -> Result<Managed> {
-    let of = |name: &str| -> Result<PathBuf> {
-        let path = dir.join(name);
-        std::fs::create_dir_all(&path)?;
-        Ok(path)
-    };
-    let allowed: Vec<String> = config.dispatchers.iter().map(|dispatcher| format!("{dispatcher}/32")).collect();
-    let mut command = Spawn::new(format!("FreeSWITCH on {}", config.address), binary, dir.join("freeswitch.log"))
-        .args(["-nf", "-nonat", "-nc"])
-        .arg("-conf")
-        .arg(workspace().root().join("deploy/freeswitch"));
-    for (option, name) in [("-log", "log"), ("-run", "run"), ("-db", "db"), ("-storage", "storage"), ("-temp", "temp")]
-    {
-        command = command.arg(option).arg(of(name)?);
-    }
-    let event_socket = net::free_port(Ipv4Addr::LOCALHOST, Protocol::Tcp)?;
-    let process = command
-        .env("MEDIA_IP", config.address.to_string())
-        .env("SIP_DOMAIN", &config.domain)
-        .env("DISPATCHERS", allowed.join(","))
-        .env("OUTBOUND_PROXY", config.outbound.to_string())
-        .env("EVENT_SOCKET_PORT", event_socket.to_string())
-        .env("EVENT_SOCKET_PASSWORD", "of-this-run")
-        .env("STATE_DIR", of("state")?)
-        .on_our_death(on_our_death(config, OnOurDeath::Terminate))
-        .start()?;
-    let sip = SocketAddrV4::new(config.address, 5060);
-    // It listens before it takes calls, and says 503 until then.
-    let is_ready = || kamailio::ask_over_udp(sip).is_ok_and(|answer| answer.starts_with("SIP/2.0 200 "));
-    process.until("it to take calls", START_LIMIT, is_ready)?;
-    Ok(process)
-}
-
-fn on_our_death(config: &Config, otherwise: OnOurDeath) -> OnOurDeath {
-    if config.outlive_us { OnOurDeath::Outlive } else { otherwise }
 }

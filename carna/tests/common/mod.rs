@@ -21,7 +21,7 @@ pub(crate) fn load_balancer(zookeeper: &ZooKeeper, name: &str) -> Result<Plan> {
 
 /// A media node by this name, whose FreeSWITCH is this double, and whose Cassandra answers there.
 pub(crate) fn media_node(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Plan> {
-    Ok(Plan::of_media(zookeeper, name, double, contact_point)?.program(env!("CARGO_BIN_EXE_carna")))
+    Ok(Plan::of_double(zookeeper, name, double, contact_point)?.program(env!("CARGO_BIN_EXE_carna")))
 }
 
 /// What is in ZooKeeper.

@@ -101,8 +101,7 @@ fn known(cluster: &Cluster, text: &str) -> Option<String> {
         (1..).zip(addresses).map(move |(number, address): (u32, _)| (format!("{name} {number}"), address))
     };
     let of = |role: Role| numbered(role.name(), cluster.of(role).iter().map(|node| *node.address().ip()).collect());
-    let media = numbered("media", cluster.media().iter().map(|node| *node.address().ip()).collect());
-    let mut all = ROLES.into_iter().flat_map(of).chain(media);
+    let mut all = ROLES.into_iter().chain([Role::Media]).flat_map(of);
     let is_there = |address: Ipv4Addr| {
         let address = address.to_string();
         // No longer address that begins like it.

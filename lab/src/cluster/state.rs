@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
-use crate::media::Media;
 use crate::process::Managed;
-use crate::topology::ROLES;
+use crate::topology::{ROLES, Role};
 use crate::{cpu, workspace};
 
 /// A process, named for good: another one may get its pid, but not its start time as well.
@@ -42,7 +41,6 @@ pub(super) struct State {
 impl State {
     pub(super) fn of(cluster: &Cluster) -> Self {
         let mut servers: Vec<Server> = cluster.nodes().map(|node| Server::of(node.process())).collect();
-        servers.extend(cluster.media().iter().flat_map(Media::processes).map(Server::of));
         servers.extend(cluster.zookeeper().processes().map(Server::of));
         servers.extend(cluster.cassandra().iter().map(|node| Server::of(node.process())));
         Self { servers }
@@ -92,13 +90,11 @@ fn variables(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         set(&format!("{name}_ADDR"), address.to_string());
         set(&format!("{name}_PID"), pid.to_string());
     };
-    for (role, name) in ROLES.into_iter().zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND"]) {
+    let roles = ROLES.into_iter().chain([Role::Media]);
+    for (role, name) in roles.zip(["LB", "DISPATCHER", "REGISTRAR", "OUTBOUND", "MEDIA"]) {
         for (number, node) in (1..).zip(cluster.of(role)) {
             set_node(name, number, node.address(), node.kamailio()?);
         }
-    }
-    for (number, node) in (1..).zip(cluster.media()) {
-        set_node("MEDIA", number, node.address(), node.pid());
     }
     for (name, value) in cluster.settings() {
         set(&name, value);

@@ -98,5 +98,5 @@ fn plan(nodes: usize, cassandra_nodes: usize) -> Result<Plan> {
 
 fn is_free(address: Ipv4Addr) -> bool {
     net::is_free(address, 5060, Protocol::Udp)
-        && [2181, 5060, 7000, 9042, 9180].into_iter().all(|port| net::is_free(address, port, Protocol::Tcp))
+        && [2181, 5060, 7000, 8021, 9042, 9180].into_iter().all(|port| net::is_free(address, port, Protocol::Tcp))
 }
