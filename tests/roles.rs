@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
             ("an_outbound_node_refuses_strangers", outbound_refuses),
             ("without_cassandra_both_answer_503_and_say_when_to_retry", unavailable),
             ("each_role_sheds_what_is_new_and_nothing_else", sheds),
+            ("each_role_tells_its_statistics_at_an_address_of_their_own", statistics),
+            ("each_role_copies_its_messages_to_homer_when_it_is_told_where", captured),
+            ("a_dispatcher_that_leaves_takes_the_further_legs_of_its_calls_and_nothing_new", legs_of_one_that_leaves),
         ],
     )
 }
@@ -268,6 +272,108 @@ fn sheds(site: &Site) -> Result<()> {
             is_shed(&ask(false)?) || is_shed(&ask(false)?) || is_shed(&ask(false)?),
             "{script} is not overloaded any more"
         );
+    }
+    Ok(())
+}
+
+fn legs_of_one_that_leaves(site: &Site) -> Result<()> {
+    let list = RunDir::new("roles")?;
+    let config = config(site, DISPATCHER, &list, "any");
+    let here = SocketAddrV4::new(config.address, config.port);
+    let agent = || Agent::udp_towards(here, net::loopback());
+    let [mut balancer, mut outbound, mut media] = [agent()?, agent()?, agent()?];
+    let lines =
+        [(1, &balancer), (4, &outbound), (5, &media)].map(|(set, agent)| format!("{set} sip:{}\n", agent.here()));
+    list.write(LIST, &lines.concat())?;
+    let dispatcher = Kamailio::start(config)?;
+    dispatcher.rpc("pv.shvSet", json!(["draining", "int", 2]))?;
+    let (uri, of_a_call) = (format!("sip:bob@{DOMAIN}"), "X-Call: the-first-leg");
+    for (agent, lines) in [(&mut balancer, &[of_a_call][..]), (&mut media, &[])] {
+        let contact = agent.contact("alice", "");
+        let lines = [&[contact.as_str()], lines].concat();
+        let answer = agent.ask(&agent.request("INVITE", &uri, "alice", "bob", &lines))?;
+        ensure!(answer.starts_with("SIP/2.0 503 Draining"), "{answer}");
+    }
+    // It does not answer probes.
+    dispatcher.rpc("dispatcher.set_state", json!(["a", 4, format!("sip:{}", outbound.here())]))?;
+    media.send(&media.request("INVITE", &uri, "alice", "bob", &[of_a_call, &media.contact("alice", "")]))?;
+    let leg = wait::until("the leg", Duration::from_secs(20), || -> Result<Option<String>> {
+        // Probes come, too.
+        Ok(outbound.receive_within(Duration::from_secs(1))?.filter(|request| request.starts_with("INVITE ")))
+    })
+    .with_context(|| dispatcher.log())?;
+    ensure!(headers(&leg, "X-Call") == ["the-first-leg"], "{leg}");
+    outbound.send(&response(&leg, "486 Busy Here"))?;
+    let answer = media.final_response()?;
+    ensure!(status(&answer) == Some(486), "{answer}");
+    Ok(())
+}
+
+/// What is answered to this by TCP.
+fn over_tcp(address: SocketAddrV4, request: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    // Silence is an answer, too.
+    let _ = stream.read_to_end(&mut answer);
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn statistics(site: &Site) -> Result<()> {
+    const METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: metrics\r\n\r\n";
+    for script in [LOAD_BALANCER, DISPATCHER, REGISTRAR, OUTBOUND] {
+        let list = list(net::loopback())?;
+        let config = config(site, script, &list, "any");
+        let metrics = SocketAddrV4::new(config.address, 9182);
+        let node = Kamailio::start(config.env("METRICS_ADDR", metrics))?;
+        let answer = over_tcp(metrics, METRICS)?;
+        let is_told = |name: &str| answer.contains(&format!("\n{name} "));
+        ensure!(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.0 200 "), "{script}: {answer}");
+        ensure!(
+            is_told("kamailio_core_rcv_requests") && is_told("kamailio_script_overload_refused"),
+            "{script}: {answer}"
+        );
+        ensure!(is_told("kamailio_cassandra_requests") == (script != LOAD_BALANCER), "{script}: {answer}");
+        let other = over_tcp(metrics, &METRICS.replace("/metrics", "/"))?;
+        ensure!(other.contains(" 404 "), "{script}: {other}");
+        // Nothing else is there, and it is nowhere else.
+        let options = Agent::udp(&node)?.request("OPTIONS", &format!("sip:{metrics}"), "a", "b", &[]);
+        let answer = over_tcp(metrics, &options.replace("/UDP", "/TCP"))?;
+        ensure!(answer.is_empty(), "{script} takes SIP there: {answer}");
+        let elsewhere = over_tcp(node.address(), METRICS)?;
+        ensure!(!elsewhere.contains("kamailio_core"), "{script}: {elsewhere}");
+    }
+    Ok(())
+}
+
+fn captured(site: &Site) -> Result<()> {
+    for (script, set) in [(LOAD_BALANCER, 2), (DISPATCHER, 1), (REGISTRAR, 2), (OUTBOUND, 2)] {
+        let (inside, homer) = (net::loopback(), net::loopback());
+        let directory = RunDir::new("roles")?;
+        directory.write(LIST, &format!("{set} sip:{inside}:5060\n"))?;
+        let config = config(site, script, &directory, "any");
+        let listener = UdpSocket::bind((homer, 9060))?;
+        listener.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let node = Kamailio::start(config.env("HEP_URI", format!("sip:{homer}:9060")).env("HEP_CAPTURE_ID", 4711))?;
+        let mut agent = Agent::udp_from(&node, inside)?;
+        let probe = agent.request("OPTIONS", &format!("sip:{}", node.address()), "a", "b", &[]);
+        agent.ask(&probe)?;
+        let request = agent.request("MESSAGE", &format!("sip:bob@{DOMAIN}"), "alice", "bob", &[]);
+        let call_id = headers(&request, "Call-ID")[0].to_owned();
+        let answer = agent.ask(&request)?;
+        let mut copies = Vec::new();
+        let mut packet = vec![0; 65_536];
+        while let Ok(length) = listener.recv(&mut packet) {
+            ensure!(packet.starts_with(b"HEP3"), "{script} sends something else");
+            copies.push(String::from_utf8_lossy(&packet[..length]).into_owned());
+        }
+        let first_line = |message: &str| message.lines().next().unwrap_or_default().to_owned();
+        for wanted in [first_line(&request), first_line(&answer)] {
+            let is_copy = |copy: &&String| copy.contains(&wanted) && copy.contains(&call_id);
+            ensure!(copies.iter().filter(is_copy).count() == 1, "{script}: {wanted} is not in {copies:#?}");
+        }
+        ensure!(!copies.iter().any(|copy| copy.contains(headers(&probe, "Call-ID")[0])), "{script}: {copies:#?}");
     }
     Ok(())
 }

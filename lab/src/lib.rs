@@ -12,6 +12,7 @@
 //! ```
 
 pub mod baresip;
+pub mod builds;
 pub mod carna;
 pub mod cassandra;
 pub mod cluster;
@@ -26,6 +27,7 @@ pub mod net;
 pub mod networks;
 pub mod process;
 pub mod progress;
+pub mod prometheus;
 pub mod relay;
 pub mod rtpengine;
 pub mod sipctl;
