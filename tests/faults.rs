@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::{ALL_IN_ONE, DOMAIN, PASSWORD, PLAIN, Site, phone, run, statistic, status};
+use lab::builds::Build;
 use lab::kamailio::Kamailio;
 use lab::process::Signal;
 use lab::sipp::{Running, Sipp};
@@ -307,34 +308,13 @@ fn expiry(site: &Site) -> Result<()> {
     cassandra.execute("ALTER TABLE sip.location WITH gc_grace_seconds = 10800")
 }
 
-/// The module with the functions that panic on purpose, which a release does not have.
-fn fault_module() -> Result<std::path::PathBuf> {
-    let built = std::process::Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--offline",
-            "-p",
-            "cassandra",
-            "--features",
-            "fault-injection",
-            "--target-dir",
-            "target/faults",
-        ])
-        .current_dir(lab::workspace().root())
-        .output()?;
-    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let dir = lab::workspace().target().join("faults/modules");
-    std::fs::create_dir_all(&dir)?;
-    std::fs::copy(lab::workspace().target().join("faults/debug/libcassandra.so"), dir.join("cassandra.so"))?;
-    Ok(dir)
-}
-
 fn panics(site: &Site) -> Result<()> {
     let faults = r#"request_route {
         if ($rU == "command") { cassandra_test_panic(); sl_send_reply("200", "rc $rc"); exit; }
         if ($rU == "io") { cassandra_test_io_panic(); sl_send_reply("200", "rc $rc $cassandra(reason)"); exit; }"#;
     let mut config = site.changed(PLAIN, "request_route {", faults)?;
-    config.module_dir = Some(fault_module()?);
+    // Has functions that panic on purpose.
+    config.module_dir = Some(Build::with("fault-injection", &["cassandra"])?.modules());
     let kamailio = site.connected(config)?;
     for _ in 0..5 {
         let answer = common::options(&kamailio, "command")?;

@@ -1,6 +1,7 @@
 //! sipctl, our release build of it.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,12 @@ use crate::workspace;
 /// Runs `sipctl ARGS` with these settings in its environment and `input` on its standard input, in the network of the calling
 /// thread, and returns what it prints. That it fails is an error, which says what it says.
 pub fn run(settings: &[(String, String)], args: &[&str], input: &str) -> Result<String> {
-    let mut child = Command::new(workspace().sipctl())
+    run_build(&workspace().sipctl(), settings, args, input)
+}
+
+/// The same with another build of it.
+pub fn run_build(program: &Path, settings: &[(String, String)], args: &[&str], input: &str) -> Result<String> {
+    let mut child = Command::new(program)
         .args(args)
         .envs(settings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())

@@ -11,6 +11,8 @@ pub mod call;
 mod config;
 mod error;
 mod location;
+#[cfg(feature = "next-schema")]
+mod next;
 pub mod outbox;
 mod refusal;
 pub mod schema;

@@ -153,6 +153,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: whether it was written is not known then; writing it again is harmless.
     pub async fn write_bindings(&self, aor: &Aor, writes: &[Binding], now: Timestamp) -> Result<(), StoreError> {
+        #[cfg(feature = "next-schema")]
+        self.write_next(aor, writes).await?;
         let superseded = writes.iter().map(|write| write.written_at).max().unwrap_or_default();
         let written = self.0.timestamps.next(superseded);
         let rows: Vec<Written<'_>> = writes.iter().map(|write| row(aor, write, now, written)).collect();

@@ -17,7 +17,7 @@ use crate::session::{datacentres, open};
 use crate::{ConnectError, StoreConfig};
 
 /// The schema version that this binary writes.
-pub const VERSION: i32 = 4;
+pub const VERSION: i32 = if cfg!(feature = "next-schema") { 5 } else { 4 };
 
 /// The row of `schema_version` that holds it.
 const COMPONENT: &str = "sip";
@@ -29,7 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub type Replication = Vec<(String, usize)>;
 
 /// The steps to [`VERSION`]; `{ks}` is the keyspace.
-const STEPS: [(i32, &[&str]); 4] = [(1, STEP_1), (2, STEP_2), (3, STEP_3), (4, STEP_4)];
+#[cfg(not(feature = "next-schema"))]
+const STEPS: &[(i32, &[&str])] = &[(1, STEP_1), (2, STEP_2), (3, STEP_3), (4, STEP_4)];
+#[cfg(feature = "next-schema")]
+const STEPS: &[(i32, &[&str])] = &[(1, STEP_1), (2, STEP_2), (3, STEP_3), (4, STEP_4), (5, crate::next::STEP)];
 
 /// Subscribers, locations, calls.
 const STEP_1: &[&str] = &[
