@@ -15,7 +15,7 @@ struct Target {
     version: String,
     /// `kamailio 5.6.3 (x86_64/linux)`, what the loader compares with `module_version`.
     full_version: String,
-    /// The loader compares this with `module_flags`.
+    /// What it was built with, as it prints it.
     flags: String,
 }
 
@@ -29,13 +29,13 @@ fn main() {
     let defines = read_defines(&vendor);
     let includes = vendor.join("src");
 
-    check_headers_fit(&target, &includes, &defines);
+    let flags = flags_of_modules(&target, &includes, &defines);
     check_libclang();
     compile_shim(&includes, &defines);
     generate_bindings(&includes, &defines);
 
     println!("cargo::rustc-env=KAMAILIO_FULL_VERSION={}", target.full_version);
-    println!("cargo::rustc-env=KAMAILIO_FLAGS={}", target.flags);
+    println!("cargo::rustc-env=KAMAILIO_FLAGS={flags}");
     // Where tests/build.rs finds this program, to run it with things missing.
     if let Ok(script) = env::current_exe() {
         println!("cargo::rustc-env=BUILD_SCRIPT={}", script.display());
@@ -121,25 +121,38 @@ fn shim_compiler(includes: &Path, defines: &[String]) -> cc::Build {
     build
 }
 
-/// Headers and binary must give the same version and flags strings, or structures would be laid out for another server.
-fn check_headers_fit(target: &Target, includes: &Path, defines: &[String]) {
+/// What the loader compares with `module_flags`. Headers and binary must give the same version and flags strings, or structures would
+/// be laid out for another server.
+fn flags_of_modules(target: &Target, includes: &Path, defines: &[String]) -> String {
+    let printed = [target.flags.clone(), without_managers_own(&target.flags)];
+    printed.into_iter().find(|flags| headers_give(target, flags, includes, defines)).unwrap_or_else(|| {
+        fail(&format!(
+            "the headers in vendor/kamailio-{0} do not fit the installed server '{1}': delete that directory and run vendor/fetch-headers again, with KAMAILIO_SRC=dir if the server was built by hand",
+            target.version, target.full_version
+        ))
+    })
+}
+
+/// Since 6.1 -v also names what the headers of the memory managers define; the loader and the modules are compiled without these.
+fn without_managers_own(flags: &str) -> String {
+    ["QM", "F", "TLSF"]
+        .iter()
+        .fold(flags.to_owned(), |flags, manager| flags.replace(&format!(", DBG_{manager}_MALLOC"), ""))
+}
+
+fn headers_give(target: &Target, flags: &str, includes: &Path, defines: &[String]) -> bool {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let probe = out.join("probe.c");
     let text = format!(
         "#include \"core/config.h\"\n#include \"core/ver_defs.h\"\n\
          _Static_assert(__builtin_strcmp(SER_FULL_VERSION, {:?}) == 0, \"version\");\n\
-         _Static_assert(__builtin_strcmp(SER_COMPILE_FLAGS, {:?}) == 0, \"flags\");\n",
-        target.full_version, target.flags
+         _Static_assert(__builtin_strcmp(SER_COMPILE_FLAGS, {flags:?}) == 0, \"flags\");\n",
+        target.full_version
     );
     if let Err(error) = fs::write(&probe, text) {
         fail(&format!("{} cannot be written: {error}", probe.display()));
     }
-    if shim_compiler(includes, defines).cargo_warnings(false).file(&probe).try_compile("probe").is_err() {
-        fail(&format!(
-            "the headers in vendor/kamailio-{0} do not fit the installed server '{1}': delete that directory and run vendor/fetch-headers again, with KAMAILIO_SRC=dir if the server was built by hand",
-            target.version, target.full_version
-        ));
-    }
+    shim_compiler(includes, defines).cargo_warnings(false).file(&probe).try_compile("probe").is_ok()
 }
 
 fn compile_shim(includes: &Path, defines: &[String]) {

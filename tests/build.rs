@@ -118,6 +118,16 @@ fn headers_of_another_build_of_the_same_version_are_refused() {
 }
 
 #[test]
+fn flags_that_only_the_server_itself_is_built_with_are_not_the_modules() {
+    let dir = run_dir();
+    let printed = FLAGS.replacen(", USE_FUTEX", ", DBG_QM_MALLOC, DBG_F_MALLOC, DBG_TLSF_MALLOC, USE_FUTEX", 1);
+    let output = build(dir.path(), &[("KAMAILIO_BIN", &server(dir.path(), FULL_VERSION, &printed))]);
+    assert_eq!(errors(&output), [""; 0]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("cargo::rustc-env=KAMAILIO_FLAGS={FLAGS}\n")), "{said}");
+}
+
+#[test]
 fn headers_of_another_version_are_refused() {
     let dir = run_dir();
     fs::create_dir(dir.join("vendor")).expect("vendor");

@@ -387,8 +387,12 @@ impl Drop for Unlinked {
     }
 }
 
-/// The directory with our release build as `cassandra.so`, if it was built.
+/// The directory with our module as `cassandra.so`: `CASSANDRA_MODULE_DIR` in the environment, else one with our release build, if
+/// that is there.
 pub fn our_module_dir() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("CASSANDRA_MODULE_DIR") {
+        return Some(dir.into());
+    }
     let library = workspace().target().join("release/libcassandra.so");
     if !library.exists() {
         return None;
@@ -483,6 +487,14 @@ fn stock_module_dir() -> Result<String> {
         .context("`kamailio -h` does not say where its modules are")?;
     let (path, _) = rest.split_once(')').context("`kamailio -h` was cut off")?;
     Ok(path.trim().to_owned())
+}
+
+/// What the server says of itself: `5.6.3`.
+pub fn version() -> Result<String> {
+    let shown = Command::new(binary()).arg("-v").output().context("Debian's kamailio is needed: run `make deps`")?;
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    let version = shown.strip_prefix("version: kamailio ").and_then(|rest| rest.split(' ').next());
+    version.map(str::to_owned).with_context(|| format!("{} -v shows no version: {shown}", binary().display()))
 }
 
 /// `KAMAILIO` in the environment, else Debian's.

@@ -34,6 +34,7 @@ pub mod sipctl;
 pub mod sipp;
 pub mod stock;
 pub mod suite;
+pub mod support;
 pub mod tls;
 pub mod tools;
 pub mod topology;

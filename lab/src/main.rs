@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use lab::cassandra::{Cassandra, Options};
 use lab::cluster::{self, Plan};
 use lab::progress::step;
-use lab::{media, wait};
+use lab::{media, support, wait};
 
 /// Start the real servers of the demo, the tests and the benchmarks.
 #[derive(Debug, Parser)]
@@ -52,6 +52,28 @@ enum Command {
     Down,
     /// Start everything, register two phones, make a call, show what was stored, stop everything
     Demo,
+    /// Versions of Kamailio and Cassandra that the tests pass with
+    #[command(subcommand)]
+    Support(Support),
+}
+
+#[derive(Debug, Subcommand)]
+enum Support {
+    /// Run the tests of each promise with KAMAILIO, CASSANDRA_MODULE_DIR and CASSANDRA_VERSION from the environment
+    Run {
+        /// Where that Kamailio is from, if not from this Debian
+        #[arg(long)]
+        from: Option<String>,
+        /// CI does not run them
+        #[arg(long)]
+        by_hand: bool,
+    },
+    /// Leave behind that all tests have passed
+    AllPassed,
+    /// Compare what has passed with docs/support.json
+    Check,
+    /// Put the table of docs/support.json into the README
+    Table,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +99,16 @@ fn run(command: Command) -> Result<()> {
         Command::Up { nodes, cassandra_nodes } => cluster::up(nodes, cassandra_nodes),
         Command::Down => cluster::down(),
         Command::Demo => cluster::demo(&Plan::default()),
+        Command::Support(command) => run_support(command),
+    }
+}
+
+fn run_support(command: Support) -> Result<()> {
+    match command {
+        Support::Run { from, by_hand } => support::run(from, by_hand),
+        Support::AllPassed => support::all_passed(),
+        Support::Check => support::check(),
+        Support::Table => support::write_table(),
     }
 }
 

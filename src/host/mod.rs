@@ -11,6 +11,7 @@ pub(crate) mod keepalive;
 pub(crate) mod kemi;
 pub(crate) mod log;
 pub(crate) mod message;
+pub(crate) mod number;
 pub(crate) mod params;
 pub(crate) mod process;
 pub(crate) mod pv;

@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::guard::guard;
 use super::message::Message;
-use super::{sys, text};
+use super::{number, sys, text};
 
 /// What a variable is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub(crate) unsafe fn parse(
                 unsafe {
                     (*spec).pvp.pvn.type_ = sys::PV_NAME_INTSTR as c_int;
                     (*spec).pvp.pvn.u.isname.type_ = 0;
-                    (*spec).pvp.pvn.u.isname.name.n = number;
+                    (*spec).pvp.pvn.u.isname.name.n = number::raw(number);
                 }
                 0
             }
@@ -124,16 +124,16 @@ pub(crate) unsafe fn get(
             if sys::pv_get_spec_index(message, param, &mut index, &mut flags) != 0 {
                 return -1;
             }
-            (*param).pvn.u.isname.name.n
+            number::small((*param).pvn.u.isname.name.n)
         };
+        let Some(number) = number else { return -1 };
         // SAFETY: the interpreter's current message.
         let Some(current) = (unsafe { Message::from_raw(message) }) else { return -1 };
         // SAFETY: the value is the server's; text that lives for ever, or in a buffer of the server's, may be pointed to.
         unsafe {
             match read(&current, number, index) {
                 Value::Null => sys::pv_get_null(message, param, value),
-                #[allow(clippy::useless_conversion, reason = "an int in Kamailio 5.6, a long in later versions")]
-                Value::Number(number) => sys::pv_get_sintval(message, param, value, number.into()),
+                Value::Number(number) => sys::pv_get_sintval(message, param, value, number::raw(number)),
                 Value::Text(constant) => sys::pv_get_strval(message, param, value, &mut text::lent(constant)),
                 Value::Owned(owned) => sys::pv_get_strval(message, param, value, &mut buffered(&owned)),
             }
@@ -184,10 +184,9 @@ impl Named {
     }
 
     /// Sets it to a number. `false` when Kamailio cannot.
-    #[allow(clippy::useless_conversion, reason = "an int in Kamailio 5.6, a long in later versions")]
     pub(crate) fn set_number(self, message: &mut Message<'_>, number: i32) -> bool {
         let flags = (sys::PV_VAL_INT | sys::PV_TYPE_INT) as i32;
-        self.set(message, sys::pv_value_t { ri: number.into(), flags, ..Default::default() })
+        self.set(message, sys::pv_value_t { ri: number::raw(number), flags, ..Default::default() })
     }
 
     /// Sets it to `$null`; an AVP, which is a stack of values, is left as it is. `false` when Kamailio cannot.

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::{sys, text};
+use super::{number, sys, text};
 
 /// A value of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,7 @@ pub(crate) fn text_of(root: &str, child: &str) -> Option<String> {
 
 /// The number child `$xavp(root=>child)`.
 pub(crate) fn number_of(root: &str, child: &str) -> Option<i32> {
-    let value = find(root, child)?;
-    // SAFETY: with this type the union holds an int.
-    if value.type_ == sys::SR_XTYPE_INT { Some(unsafe { value.v.i }) } else { None }
+    number_in(find(root, child)?).and_then(number::small)
 }
 
 /// All children of `$xavp(root)` that are texts or numbers, name and value as text, in order.
@@ -43,9 +41,7 @@ pub(crate) fn children_of(root: &str) -> Vec<(String, String)> {
         let value = match child.val.type_ {
             // SAFETY: with this type the union holds a text.
             sys::SR_XTYPE_STR => Some(unsafe { text::owned(&child.val.v.s) }),
-            // SAFETY: with this type the union holds an int.
-            sys::SR_XTYPE_INT => Some(unsafe { child.val.v.i }.to_string()),
-            _ => None,
+            _ => number_in(&child.val).map(|number| number.to_string()),
         };
         if let Some(value) = value {
             // SAFETY: a list element's name is valid.
@@ -104,6 +100,12 @@ fn find(root: &str, child: &str) -> Option<&'static sys::sr_xval_t> {
     unsafe { sys::xavp_get_child(&mut text::lent(root), &mut text::lent(child)).as_ref().map(|found| &found.val) }
 }
 
+fn number_in(value: &sys::sr_xval_t) -> Option<sys::shim_number> {
+    let mut number = 0;
+    // SAFETY: reads the value by its type, and writes the number if it is one.
+    (unsafe { sys::shim_xavp_number(value, &mut number) } != 0).then_some(number)
+}
+
 /// Adds the children to a list so that they are in their order: each goes in front.
 fn fill(list: &mut *mut sys::sr_xavp_t, children: &[Child<'_>]) {
     for (name, value) in children.iter().rev() {
@@ -120,10 +122,8 @@ fn raw(value: Value<'_>) -> sys::sr_xval_t {
             raw.type_ = sys::SR_XTYPE_STR;
             raw.v.s = text::lent(value);
         }
-        Value::Number(value) => {
-            raw.type_ = sys::SR_XTYPE_INT;
-            raw.v.i = value;
-        }
+        // SAFETY: writes the value, with its type.
+        Value::Number(value) => unsafe { sys::shim_xavp_set_number(&mut raw, number::raw(value)) },
     }
     raw
 }

@@ -27,7 +27,7 @@ pub(super) fn install(version: Version) -> Result<PathBuf> {
     if home.exists() {
         return Ok(home); // somebody else has just done it
     }
-    progress::step(format!("Cassandra {} from Maven Central (about 66 MB)", version.number()), || {
+    progress::step(format!("Cassandra {} from Maven Central (some 60 MB)", version.number()), || {
         download(version, &home, &servers.join(format!("{name}.partial")))
     })?;
     Ok(home)

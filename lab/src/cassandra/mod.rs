@@ -29,17 +29,26 @@ const LISTENING: &str = "Starting listening for CQL clients";
 const SUPERUSER_CREATED: &str = "Created default superuser role";
 
 /// Which Cassandra.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// 4.1
     V4_1,
     /// 5.0
-    #[default]
     V5_0,
 }
 
 impl Version {
-    fn number(self) -> &'static str {
+    /// The one that `CASSANDRA_VERSION` in the environment names, else 5.0.
+    pub fn wanted() -> Result<Self> {
+        match std::env::var("CASSANDRA_VERSION").as_deref() {
+            Ok("4.1") => Ok(Version::V4_1),
+            Ok("5.0") | Err(_) => Ok(Version::V5_0),
+            Ok(other) => bail!("CASSANDRA_VERSION={other} is not among the versions that can be started: 4.1 and 5.0"),
+        }
+    }
+
+    /// Its release.
+    pub fn number(self) -> &'static str {
         match self {
             Version::V4_1 => "4.1.10",
             Version::V5_0 => "5.0.5",
@@ -47,11 +56,9 @@ impl Version {
     }
 }
 
-/// How a node is to be started. `Options::default()` is a single node without authentication on an address of its own.
+/// How a node is to be started, of the version that is [wanted](Version::wanted). `Options::default()` is a single node without authentication on an address of its own.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Release.
-    pub version: Version,
     /// Where it listens.
     pub address: Ipv4Addr,
     /// CQL port.
@@ -85,7 +92,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            version: Version::default(),
             address: net::loopback(),
             port: 9042,
             dc: "dc1".to_owned(),
@@ -125,15 +131,15 @@ pub struct Cassandra {
 }
 
 impl Cassandra {
-    /// Fetches the default version from Maven Central unless it is there; returns the directory of its jars.
+    /// Fetches the version that is wanted from Maven Central unless it is there; returns the directory of its jars.
     pub fn install() -> Result<PathBuf> {
-        install::install(Version::default())
+        install::install(Version::wanted()?)
     }
 
     /// Starts a node and returns when it answers CQL (and, with `auth`, lets the superuser in). With TLS and `auth` it must be
     /// the first of a new cluster.
     pub fn start(options: Options) -> Result<Self> {
-        let home = install::install(options.version)?;
+        let home = Self::install()?;
         check_free(&options)?;
         let dir = RunDir::at_or_new(options.dir.as_deref(), "cassandra")?;
         config::write_files(&dir, &options)?;

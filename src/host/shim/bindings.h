@@ -33,6 +33,7 @@
 #include "modules/tm/tm_load.h"
 #include "modules/sl/sl.h"
 #include "modules/auth/api.h"
+#include "version.h"
 
 /* log.c: writes one line through the server's logger; `function` is the name shown before the text. */
 void shim_log(int level, const char *function, const char *text, int length);
@@ -128,6 +129,11 @@ int shim_dialog_get(void *cell, str *name, str *value);
 
 /* memory.c: gives private memory back. */
 void shim_private_free(void *block);
+
+/* xavp.c: the number that a value is. Returns 0 when it is none. */
+int shim_xavp_number(const sr_xval_t *value, shim_number *number);
+/* xavp.c: makes a value this number. */
+void shim_xavp_set_number(sr_xval_t *value, shim_number number);
 
 /* process.c: sends `sig` to every other process of this server instance. */
 void shim_signal_siblings(int sig);
