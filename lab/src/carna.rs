@@ -38,6 +38,10 @@ pub struct Plan {
     /// What a shell does before it becomes the Kamailio.
     before: Option<String>,
     is_first: bool,
+    /// Further arguments of its Kamailio.
+    arguments: Vec<String>,
+    /// Its `[log]`.
+    log: String,
     media: Option<Media>,
     program: PathBuf,
     dir: RunDir,
@@ -116,6 +120,8 @@ impl Plan {
             further: String::new(),
             before: None,
             is_first: false,
+            arguments: Vec::new(),
+            log: String::new(),
             media: None,
             program: workspace().target().join("release/carna"),
             dir,
@@ -186,6 +192,18 @@ impl Plan {
     /// With a shell that does this first and then becomes its Kamailio.
     pub fn before(mut self, commands: &str) -> Self {
         self.before = Some(commands.to_owned());
+        self
+    }
+
+    /// With an argument of its Kamailio more.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With these lines in the section `[log]` of its carna.toml.
+    pub fn log(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.log);
         self
     }
 
@@ -266,7 +284,8 @@ impl Plan {
              {server}\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
              [drain]\nnotice = '{notice}ms'\nlimit = '{limit}ms'\n\
-             [http]\nlisten = '{host}:{HTTP_PORT}'\n",
+             [http]\nlisten = '{host}:{HTTP_PORT}'\n\
+             [log]\n{log}\n",
             role = self.role,
             name = self.name,
             address = self.address(),
@@ -276,6 +295,7 @@ impl Plan {
             notice = self.drain.notice.as_millis(),
             limit = self.drain.limit.as_millis(),
             host = self.here().ip(),
+            log = self.log,
         ))
     }
 
@@ -284,6 +304,7 @@ impl Plan {
         let script = self.kamailio.script(&self.dir)?;
         let mut command = vec![kamailio::binary().display().to_string()];
         command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        command.extend_from_slice(&self.arguments);
         if let Some(before) = &self.before {
             let shell = ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned);
             command.splice(..0, shell);
