@@ -172,7 +172,8 @@ impl Record {
 
     /// As one line of JSON, the `number`-th of this node.
     pub fn json(&self, place: &Place, number: u64) -> String {
-        serde_json::to_string(&Document::of(self, place, number)).unwrap_or_default()
+        let json = serde_json::to_string(&Document::of(self, place, number)).unwrap_or_default();
+        if json.contains(is_break) { json.chars().map(escaped).collect() } else { json }
     }
 
     /// As a line for people. What a server has written in no form of its own is as it was.
@@ -207,6 +208,16 @@ impl Record {
     }
 }
 
+/// What JSON takes as it is, and a reader may take for the end of a line, or a terminal for a command.
+fn is_break(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// As it stands in JSON: only texts hold such.
+fn escaped(c: char) -> String {
+    if is_break(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }
+}
+
 /// Cuts a text to so many bytes. Gives whether it was longer.
 pub(super) fn cut(text: &mut String, most: usize) -> bool {
     let is_longer = text.len() > most;
@@ -217,7 +228,7 @@ pub(super) fn cut(text: &mut String, most: usize) -> bool {
 
 /// Control characters as what stands for them, so that a line stays one, and a terminal does nothing.
 fn printable(text: &str) -> String {
-    let printable = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
+    let printable = |c: char| if is_break(c) && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(printable).collect()
 }
 
@@ -349,6 +360,17 @@ mod tests {
         record.service = Service::Carna;
         record.message = "one\n2026-01-31T12:00:00.000000Z  INFO two".to_owned();
         assert!(record.text().lines().nth(1).is_some_and(|line| line.starts_with("    2026")), "{}", record.text());
+    }
+
+    #[test]
+    fn a_line_of_json_has_nothing_that_ends_a_line() {
+        let text = "a\r\n\u{85}\u{2028}\u{2029}\u{7f}\u{9b}\0ä";
+        let [role, node, dc, container] = ["registrar", "r1", "dc1", "c"].map(str::to_owned);
+        let json = Record::raw(SystemTime::UNIX_EPOCH, Service::Kamailio, text.to_owned())
+            .json(&Place { role, node, dc, container }, 1);
+        assert!(!json.contains(is_break), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["message"], text);
     }
 
     #[test]

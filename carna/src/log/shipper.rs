@@ -17,9 +17,10 @@ use super::overflow::{Numbered, Overflow};
 use super::queue::Queue;
 use super::{BATCH, Counters};
 
-/// How long lines are gathered for the overflow file: each group is synced.
+/// How long lines are gathered for the overflow file, unless there are so many bytes: each group is synced.
 const GATHER: Duration = Duration::from_millis(50);
-/// How long a connection that takes nothing is waited for before lines that have come meanwhile are looked after.
+const GROUP: usize = 2 << 20;
+/// How long a connection that takes nothing is waited for, when no line has come meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long there may be nothing to do before the connection is looked at.
 const IDLE: Duration = Duration::from_secs(1);
@@ -124,17 +125,28 @@ impl Shipper {
 
     /// Sends until there is nothing more to come. Then what cannot be sent within a second is in the overflow file.
     pub(super) fn run(mut self) {
-        while let Some(lines) = self.queue.take(BATCH, self.patience()) {
+        while let Some(lines) = self.queue.take(self.most(), self.patience()) {
+            let patience = if lines.is_empty() { PATIENCE } else { Duration::ZERO };
             self.take(lines);
-            self.go_on();
+            self.go_on(patience);
         }
         let until = Instant::now() + END_LIMIT;
         while matches!(self.way, Way::Open { .. }) && self.has_lines() && Instant::now() < until {
-            self.go_on();
+            self.go_on(PATIENCE);
         }
         if !matches!(self.way, Way::Open { .. }) || self.has_lines() {
             self.keep_batch();
         }
+    }
+
+    /// How many bytes are taken together.
+    fn most(&self) -> usize {
+        if self.is_direct() { BATCH } else { GROUP }
+    }
+
+    /// Whether a new line can be sent at once.
+    fn is_direct(&self) -> bool {
+        matches!(self.way, Way::Open { .. }) && !self.has_lines()
     }
 
     /// How long a new line may be waited for.
@@ -157,10 +169,12 @@ impl Shipper {
         }
         let lines: Vec<Numbered> = (self.next..).zip(lines).collect();
         self.next += lines.len() as u64;
-        if matches!(self.way, Way::Open { .. }) && !self.has_lines() {
+        if self.is_direct() {
             self.batch = Batch::of(lines, false);
-        } else {
-            self.keep(&lines);
+            return;
+        }
+        self.keep(&lines);
+        if lines.iter().map(|(_, line)| line.len()).sum::<usize>() < GROUP / 2 {
             thread::sleep(GATHER);
         }
     }
@@ -188,7 +202,7 @@ impl Shipper {
     }
 
     /// Does what can be done for the connection and by it.
-    fn go_on(&mut self) {
+    fn go_on(&mut self, patience: Duration) {
         match &mut self.way {
             Way::None { until } if *until <= Instant::now() => self.way = Way::Connecting(connect(&self.address)),
             Way::None { .. } => {}
@@ -198,7 +212,7 @@ impl Shipper {
                 Err(TryRecvError::Disconnected) => self.lose(&io::ErrorKind::Other.into()),
                 Err(TryRecvError::Empty) => {}
             },
-            Way::Open { .. } => self.send(),
+            Way::Open { .. } => self.send(patience),
         }
     }
 
@@ -221,7 +235,7 @@ impl Shipper {
         }
     }
 
-    fn send(&mut self) {
+    fn send(&mut self, patience: Duration) {
         if self.batch.is_empty() && self.overflow.bytes() > 0 {
             match self.overflow.oldest(BATCH) {
                 Ok(lines) => self.batch = Batch::of(lines, true),
@@ -230,7 +244,7 @@ impl Shipper {
         }
         let Way::Open { stream, progress } = &mut self.way else { return };
         let rest = &self.batch.bytes[self.batch.written..];
-        match write_some(stream, rest, PATIENCE) {
+        match write_some(stream, rest, patience) {
             Ok(0) if !rest.is_empty() && progress.elapsed() > STALL_LIMIT => self.lose(&io::ErrorKind::TimedOut.into()),
             Ok(0) if !rest.is_empty() => {}
             Ok(written) => {

@@ -48,7 +48,10 @@ impl Contract {
     pub(crate) fn check(&self, line: &[u8]) -> Result<Value> {
         let checked = || {
             let text = std::str::from_utf8(line)?;
-            ensure!(!text.contains(|c: char| c.is_control() && c != '\u{7f}'), "it holds a control character");
+            ensure!(
+                !text.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')),
+                "it holds what ends a line"
+            );
             let document: Value = serde_json::from_str(text)?;
             ensure!(unique(text)?, "a name is there twice");
             let mut seen = Vec::new();

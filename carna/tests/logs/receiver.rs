@@ -81,7 +81,7 @@ impl Receiver {
     /// Waits for a line.
     pub(crate) fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
         let found = || self.lines().map(|lines| lines.into_iter().find(&is_it));
-        until(what, SOON, found).with_context(|| format!("last came {:#?}", self.last(20)))
+        until(what, SOON, found).with_context(|| format!("last came {:#?}", self.last(6)))
     }
 
     /// The messages of the last lines.
