@@ -432,7 +432,9 @@ impl Node {
     pub fn kamailio(&self) -> Result<u32> {
         let log = self.log();
         let line = log.lines().rfind(|line| line.contains(" as process ")).context("nothing was started")?;
-        Ok(line.rsplit("process ").next().context("no pid")?.trim().parse()?)
+        let (_, pid) = line.rsplit_once(" as process ").context("no pid")?;
+        // A line of JSON goes on behind it.
+        Ok(pid.split(|c: char| !c.is_ascii_digit()).next().context("no pid")?.parse()?)
     }
 
     /// Waits until the set in the list is of these nodes.
