@@ -88,11 +88,11 @@ impl Contract {
     fn check_value(&self, field: &Field, value: &Value) -> Result<()> {
         match &*field.kind {
             "flattened" => {
-                let values = value.as_object().context("no object")?.values();
-                return values.map(|value| fits(value, field.longest)).collect();
+                let mut values = value.as_object().context("no object")?.values();
+                return values.try_for_each(|value| fits(value, field.longest));
             }
             "keyword" if value.is_array() => {
-                return value.as_array().into_iter().flatten().map(|value| fits(value, field.longest)).collect();
+                return value.as_array().into_iter().flatten().try_for_each(|value| fits(value, field.longest));
             }
             "keyword" | "constant_keyword" => fits(value, field.longest)?,
             "match_only_text" => fits(value, Some(self.longest_text))?,
