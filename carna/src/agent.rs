@@ -37,7 +37,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long the registry has to take the node away at the end.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
-/// Runs the node of this configuration, with what was kept of an earlier run, and what is written on it going to `log`, until it is told to end, and has drained, or cannot go on.
+/// Runs the node of this configuration, with what was kept of an earlier run, until it is told to end, and has drained, or cannot go on.
+/// What its server writes goes to `log`.
 ///
 /// # Errors
 /// Why it could not go on: the process does not start, or nothing can be written.

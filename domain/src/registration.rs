@@ -105,6 +105,7 @@ mod tests {
         let mut binding = Binding::of_uri("sip:alice@192.0.2.1".to_owned());
         (binding.call_id, binding.user_agent) =
             ("c1\",\"event\":\"x".to_owned(), format!("a\r\n\0{}", "b".repeat(5000)));
+        binding.expires_at = Timestamp(3_600_000);
         let aor = Aor::new("alice", "example.com").expect("an AoR");
         let event = RegistrationEvent { name: event::NEW, aor: &aor, binding: &binding, at: Timestamp(0) };
         let read: serde_json::Value = serde_json::from_str(&event.json()).expect("JSON");
