@@ -83,6 +83,7 @@ pub(crate) mod raw {
     pub(crate) static NODE_URI: Text = Text::unset();
     pub(crate) static STATE_DIR: Text = Text::unset();
     pub(crate) static EVENT_CALLBACK: Text = Text::unset();
+    pub(crate) static REGISTRATION_LOG: Number = Number::default(0);
     pub(crate) static KA_MODE: Number = Number::default(0);
     pub(crate) static KA_INTERVAL: Number = Number::default(40);
     pub(crate) static KA_FROM: Text = Text::unset();
@@ -193,6 +194,7 @@ pub(crate) fn read() -> Result<Config, String> {
             max_expires: registrar::initial_max_expires(),
             owned: OwnedConfig {
                 events: Events::default(),
+                log: switch("registration_log", &raw::REGISTRATION_LOG)?,
                 keepalive: keepalive(&registrar)?,
                 file: state_file("contacts.redb")?,
             },

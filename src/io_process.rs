@@ -113,7 +113,7 @@ fn write_lines(lines: &Receiver<Line>) {
     while let Ok(line) = lines.recv() {
         process::update_configuration();
         match line {
-            Line::Write { level, text } => log::write(level, "io", &text),
+            Line::Write { level, function, text } => log::write(level, function, &text),
             Line::End => return,
         }
     }

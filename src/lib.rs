@@ -137,7 +137,7 @@ functions! { COMMANDS, TWINS:
 }
 
 /// The fixed parameters; those that can be changed at run time follow, then the end of the table.
-static PARAMETERS: Table<[sys::param_export_t; 73 + Setting::COUNT + 1]> = Table([
+static PARAMETERS: Table<[sys::param_export_t; 74 + Setting::COUNT + 1]> = Table([
     config::raw::CONTACT_POINTS.export(c"contact_points"),
     config::raw::KEYSPACE.export(c"keyspace"),
     config::raw::LOCAL_DC.export(c"local_dc"),
@@ -172,6 +172,7 @@ static PARAMETERS: Table<[sys::param_export_t; 73 + Setting::COUNT + 1]> = Table
     config::raw::CALL_ID.export(c"call_id"),
     config::raw::CALL_EXTRA.export(c"call_extra"),
     config::raw::CALL_LOG.export(c"call_log"),
+    config::raw::REGISTRATION_LOG.export(c"registration_log"),
     config::raw::CALL_QUEUE.export(c"call_queue"),
     config::raw::CALL_SYNC_INTERVAL.export(c"call_sync_interval"),
     config::raw::CALL_SPOOL_SIZE.export(c"call_spool_size"),

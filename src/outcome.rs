@@ -15,7 +15,7 @@ use crate::bridge_client::{self, Submitted};
 use crate::calls;
 use crate::host::auth::code;
 use crate::host::command::{Args, ResumeIn, ScriptCode};
-use crate::host::log::log_error;
+use crate::host::log::{self, log_error};
 use crate::host::message::{Branch, Message};
 use crate::host::tm::{self, Transaction};
 use crate::host::{kemi, reply, shared};
@@ -191,6 +191,7 @@ pub(crate) fn apply_pending(message: &mut Message<'_>, _: &Args) -> ScriptCode {
         log_error!("cassandra_apply_answer", "there is no answer to apply: this function is not for scripts");
         return code::ERROR;
     };
+    log::begin(message);
     let result = apply(message, &pending.how, pending.outcome);
     match pending.callback {
         None => result,

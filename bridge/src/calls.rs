@@ -3,15 +3,18 @@
 
 mod live;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{CallEvent, Timestamp};
+use domain::call::LONGEST_TEXT;
+use domain::{CallEvent, CallRecord, Timestamp};
 use store::outbox::{Counters, Item, Outbox, OutboxConfig, Sink};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
+use crate::event_log;
 use crate::metrics::{Metrics, count};
 pub(crate) use live::{Live, Snapshot};
 
@@ -207,10 +210,23 @@ impl Calls {
         if !self.config.log {
             return;
         }
-        match &item.record {
-            Some(record) if item.event.is_end() => tracing::info!("call {}", item.event.json_with(record)),
-            _ => tracing::info!("call {}", item.event.json()),
+        let record = item.record.as_ref().filter(|_| item.event.is_end());
+        tracing::info!(target: event_log::CALLS, "call {}", line(&item.event, record));
+    }
+}
+
+/// An event as JSON, with what it makes of its call. Control characters are six bytes each there: when that is too long for the log, its
+/// texts are cut further.
+fn line(event: &CallEvent, record: Option<&CallRecord>) -> String {
+    let mut event = Cow::Borrowed(event);
+    let mut longest = LONGEST_TEXT;
+    loop {
+        let line = record.map_or_else(|| event.json(), |record| event.json_with(record));
+        if line.len() <= event_log::LONGEST_LINE {
+            return line;
         }
+        longest /= 4;
+        event.to_mut().cut_to(longest);
     }
 }
 

@@ -13,6 +13,7 @@
 //! * [`service`]: what the operations do, over `store` and `domain`;
 //! * [`owned`]: the bindings that this node wrote, for their ends and keepalives;
 //! * [`calls`]: call events on their way, and the spool that keeps them while Cassandra does not;
+//! * [`event_log`]: events as lines of the log;
 //! * [`credentials`]: subscribers that were read lately;
 //! * [`guard`]: slows those who guess;
 //! * [`attributes`]: what the script is told of a subscriber.
@@ -26,6 +27,7 @@ pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod credentials;
+pub mod event_log;
 pub mod guard;
 mod last_known;
 pub mod metrics;

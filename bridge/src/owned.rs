@@ -25,8 +25,10 @@ const ROW_OUTLIVES: u32 = 50;
 /// What is done with bindings.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedConfig {
-    /// Which events are told.
+    /// Which events are told to the script.
     pub events: Events,
+    /// Whether each event goes to the log, as a line of JSON.
+    pub log: bool,
     /// How bindings are kept alive; `None`: they are not.
     pub keepalive: Option<Keepalive>,
     /// Where the index survives a restart; `None`: it does not.
@@ -36,11 +38,11 @@ pub struct OwnedConfig {
 impl OwnedConfig {
     /// Whether there is anything to do.
     pub fn is_needed(&self) -> bool {
-        self.keepalive.is_some() || self.events != Events::default()
+        self.keepalive.is_some() || self.log || self.events != Events::default()
     }
 
     fn is_index_needed(&self) -> bool {
-        self.keepalive.is_some() || self.events.expired
+        self.keepalive.is_some() || self.log || self.events.expired
     }
 }
 

@@ -18,7 +18,8 @@ use crate::config::Config;
 use crate::health::{Health, Look, Work};
 use crate::http::{self, Status, Told};
 use crate::loads::{Loads, Meter};
-use crate::process::{self, Child, Event, Process, kill_group};
+use crate::log::Log;
+use crate::process::{self, Child, Event, Output, Process, kill_group};
 use crate::registry::{self, Seen};
 use crate::router::Router;
 use crate::server::Server;
@@ -37,10 +38,11 @@ const LOOK: Duration = Duration::from_millis(100);
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// Runs the node of this configuration, with what was kept of an earlier run, until it is told to end, and has drained, or cannot go on.
+/// What its server writes goes to `log`.
 ///
 /// # Errors
 /// Why it could not go on: the process does not start, or nothing can be written.
-pub async fn run(config: Config, kept: Kept) -> Result<()> {
+pub async fn run(config: Config, kept: Kept, log: &Log) -> Result<()> {
     let mut events = process::events()?;
     let own = config.announcement()?;
     let (publish, published) = watch::channel(None);
@@ -64,7 +66,8 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
     let routing = tokio::spawn(router.keep(seen.clone(), starts, tell_loaded, tell_known));
     let noting = tokio::spawn(changes::keep(seen.clone(), known.clone(), tell_changes));
     let settle = config.settle();
-    let told = Told { status, seen, settle, loaded, known, changes: last_changes, load, loads, looked };
+    let told =
+        Told { status, seen, settle, loaded, known, changes: last_changes, load, loads, looked, log: log.counters() };
     let http = http::serve(listener, told);
     let (tell_look, mut looks) = mpsc::channel(1);
     let mut agent = Agent {
@@ -80,6 +83,7 @@ pub async fn run(config: Config, kept: Kept) -> Result<()> {
         tell_load,
         publish,
         own,
+        output: log.output(server.service()),
         server: server.clone(),
         kept,
         config,
@@ -163,6 +167,7 @@ struct Agent {
     look: Look,
     meter: Meter,
     server: Arc<Server>,
+    output: Output,
     kept: Kept,
     publish: watch::Sender<Option<Announcement>>,
     tell_start: watch::Sender<u32>,
@@ -273,7 +278,7 @@ impl Agent {
     }
 
     fn start(&mut self) -> Result<()> {
-        let child = Child::start(&self.config.process.command)?;
+        let child = Child::start(&self.config.process.command, &self.output)?;
         if let Some(process) = Process::of(child.pid()) {
             let kept = self.kept.keep_process(&process);
             let _ = kept.inspect_err(|error| {

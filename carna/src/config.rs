@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use figment::Figment;
-use figment::providers::{Env, Format, Toml};
+use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
 use crate::kamailio::Rpc;
+use crate::log::record::Place as LogPlace;
+use crate::log::{Format, LogConfig, Logstash};
 #[cfg(feature = "media")]
 use crate::media::HistoryConfig;
 use crate::registry::RegistryConfig;
@@ -51,6 +53,9 @@ pub struct Config {
     /// Where it tells how it is.
     #[serde(default)]
     pub http: Http,
+    /// How the log is written, and where it is sent.
+    #[serde(default)]
+    pub log: Log,
     /// Directory for what must survive a restart, and for sockets.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
@@ -265,6 +270,28 @@ impl Default for Http {
     }
 }
 
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// How lines look on standard output.
+    #[serde(default)]
+    pub format: Format,
+    /// `host:port` of Logstash's TCP input; unless set nothing is sent.
+    pub logstash: Option<String>,
+    /// Bytes of lines that are kept while Logstash takes none; the oldest give way.
+    #[serde(default = "default_overflow_size")]
+    pub overflow_size: u64,
+    /// What the container is called; the host's name unless set.
+    pub container: Option<String>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: Format::default(), logstash: None, overflow_size: default_overflow_size(), container: None }
+    }
+}
+
 /// As in `kamailio-cfg/include/inside.cfg`.
 const RELOAD_DELTA: Duration = Duration::from_secs(2);
 /// How long a change takes to all nodes, besides the pause between two reloads.
@@ -276,6 +303,9 @@ const CASSANDRA_LIMIT: Duration = Duration::from_secs(2);
 /// In the state directory, call events that are not in Cassandra.
 #[cfg(feature = "media")]
 const SPOOL: &str = "calls.redb";
+
+/// In the state directory, lines that Logstash has not taken.
+const OVERFLOW: &str = "logs.redb";
 
 fn default_state_dir() -> PathBuf {
     "/var/lib/carna".into()
@@ -345,6 +375,10 @@ fn default_call_spool_size() -> u64 {
     1 << 30
 }
 
+fn default_overflow_size() -> u64 {
+    256 << 20
+}
+
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9180))
 }
@@ -386,6 +420,9 @@ impl Config {
             self.place()?;
             self.rpc()?;
         }
+        let logstash = self.log.logstash.as_deref();
+        ensure!(logstash.is_none_or(is_address), "log.logstash is '{}': it is host:port", logstash.unwrap_or_default());
+        self.log()?;
         self.announcement()?.check().map_err(anyhow::Error::msg).context("[node] cannot be published")
     }
 
@@ -472,6 +509,25 @@ impl Config {
         RegistryConfig { servers, directory: Directory::new(&root), session_timeout }
     }
 
+    /// How the log is written, and where it is sent.
+    ///
+    /// # Errors
+    /// The host has no name, and none is given.
+    pub fn log(&self) -> Result<LogConfig> {
+        let node = self.announcement()?;
+        let container = match &self.log.container {
+            Some(container) => container.clone(),
+            None => host_name().context("set log.container")?,
+        };
+        let logstash = self.log.logstash.clone().map(|address| Logstash {
+            address,
+            overflow_file: self.state_dir.join(OVERFLOW),
+            overflow_bytes: self.log.overflow_size,
+        });
+        let place = LogPlace { role: node.role.to_string(), node: node.name, dc: node.dc, container };
+        Ok(LogConfig { place, format: self.log.format, logstash })
+    }
+
     /// What this node says of itself.
     ///
     /// # Errors
@@ -479,11 +535,7 @@ impl Config {
     pub fn announcement(&self) -> Result<Announcement> {
         let name = match &self.node.name {
             Some(name) => name.clone(),
-            None => rustix::system::uname()
-                .nodename()
-                .to_str()
-                .context("the host's name is no name: set node.name")?
-                .to_owned(),
+            None => host_name().context("set node.name")?,
         };
         Ok(Announcement {
             role: self.node.role,
@@ -497,6 +549,15 @@ impl Config {
             started: String::new(),
         })
     }
+}
+
+fn host_name() -> Result<String> {
+    rustix::system::uname().nodename().to_str().map(str::to_owned).context("the host's name is no name")
+}
+
+/// Whether it is `host:port`.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// Puts variables of the environment into the places of `${NAME}`.
@@ -570,6 +631,25 @@ mod tests {
         assert_eq!(config.process.command[2], "/etc/kamailio/registrar.cfg");
     }
 
+    #[test]
+    fn a_log_is_for_people_and_sent_nowhere_unless_it_is_set() {
+        let log = read(FILE, &[]).and_then(|config| config.log().map_err(|error| error.to_string())).expect("right");
+        assert_eq!((log.format, log.logstash.is_none(), &*log.place.node), (Format::Text, true, "r1"));
+        let variables = [
+            ("CARNA_LOG__FORMAT", "json"),
+            ("CARNA_LOG__LOGSTASH", "logs.example.com:5044"),
+            ("CARNA_LOG__CONTAINER", "c1"),
+        ];
+        let log =
+            read(FILE, &variables).and_then(|config| config.log().map_err(|error| error.to_string())).expect("right");
+        let logstash = log.logstash.expect("set");
+        assert_eq!(
+            (log.format, &*log.place.container, &*logstash.address),
+            (Format::Json, "c1", "logs.example.com:5044")
+        );
+        assert!(logstash.overflow_file.ends_with("logs.redb") && logstash.overflow_bytes == 256 << 20);
+    }
+
     #[cfg(feature = "media")]
     const MEDIA: &str = r#"
         [node]
@@ -634,6 +714,8 @@ mod tests {
             ("rpc = \"/tmp/rpc.sock\"", "", "dispatcher.rpc is missing"),
             ("servers = \"127.0.0.1:2181\"", "servers = \"127.0.0.1:2181\"\nroot = \"carna/\"", "zookeeper.root"),
             ("[\"kamailio\", \"-DD\", \"-E\"]", "[]", "process.command is empty"),
+            ("[zookeeper]", "[log]\nformat = \"xml\"\n[zookeeper]", "log.format"),
+            ("[zookeeper]", "[log]\nlogstash = \"logstash\"\n[zookeeper]", "log.logstash is 'logstash'"),
         ] {
             let error = of(from, to);
             assert!(error.contains(expected), "{to}: {error}");

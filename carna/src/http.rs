@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::changes::Change;
 use crate::health::Work;
+use crate::log::Counters;
 use crate::members::Member;
 use crate::page;
 use crate::registry::Seen;
@@ -66,6 +69,8 @@ pub struct Told {
     pub loads: watch::Receiver<BTreeMap<NodeId, Load>>,
     /// When somebody looked last at what all have to do.
     pub looked: watch::Sender<Option<Instant>>,
+    /// What was counted of the log.
+    pub log: Arc<Counters>,
 }
 
 /// Listens there from now on.
@@ -165,6 +170,36 @@ struct Labels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LogLabels {
+    to: &'static str,
+}
+
+/// What was written, sent and lost of the log.
+fn count_log(registry: &mut Registry, log: &Counters) {
+    let gauges = [
+        ("log_overflow_bytes", "Bytes of lines that wait for Logstash in the overflow file", &log.overflow_bytes),
+        ("log_connected", "Whether there is a connection to Logstash", &log.connected),
+    ];
+    for (name, help, value) in gauges {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(value.load(Relaxed));
+        registry.register(name, help, gauge);
+    }
+    let counted = |value: &AtomicU64| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value.load(Relaxed));
+        counter
+    };
+    registry.register("log_lines", "Lines of the node's server and of Carna", counted(&log.lines));
+    registry.register("log_sent", "Lines sent to Logstash", counted(&log.sent));
+    let dropped = Family::<LogLabels, Counter>::default();
+    for (to, value) in [("stdout", &log.dropped_stdout), ("logstash", &log.dropped_logstash)] {
+        dropped.get_or_create(&LogLabels { to }).inc_by(value.load(Relaxed));
+    }
+    registry.register("log_dropped", "Lines that are lost", dropped);
+}
+
 /// What Prometheus is told.
 async fn metrics(Shared(told): Shared<Told>) -> Response {
     let mut registry = Registry::with_prefix("carna");
@@ -199,6 +234,7 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
             gauge("max_sessions", "Legs of calls that it may have", most);
         }
     }
+    count_log(&mut registry, &told.log);
     let nodes = Family::<Labels, Gauge>::default();
     for node in told.seen.borrow().nodes.iter().flatten() {
         let labels = Labels { role: node.role.name(), dc: node.dc.clone(), state: node.state.name() };

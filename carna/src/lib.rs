@@ -12,6 +12,7 @@ pub mod health;
 pub mod http;
 pub mod kamailio;
 pub mod loads;
+pub mod log;
 #[cfg(feature = "media")]
 pub mod media;
 pub mod members;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use carna::agent;
 use carna::config::Config;
 use carna::http;
+use carna::log::{Layer, Log};
 use carna::process::Process;
 use carna::state::Kept;
 use clap::{Parser, Subcommand};
@@ -50,7 +51,7 @@ const LOOK: Duration = Duration::from_millis(200);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("carna: {error:#}");
             ExitCode::FAILURE
@@ -58,37 +59,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<ExitCode> {
     let config = Config::read(cli.config.as_deref())?;
     match cli.command {
-        Command::Run => run_node(config),
+        Command::Run => return run_node(config),
         Command::Check => {
             let node = config.announcement()?;
             println!("The configuration is right: {} in {}.", node.id(), node.dc);
-            Ok(())
         }
-        Command::Drain => drain(&config),
-        Command::Health { ready } => http::ask(config.http.listen, if ready { "/ready" } else { "/live" }),
+        Command::Drain => drain(&config)?,
+        Command::Health { ready } => http::ask(config.http.listen, if ready { "/ready" } else { "/live" })?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn run_node(config: Config) -> Result<()> {
-    log();
+/// From here on what is to be told is told to the log.
+fn run_node(config: Config) -> Result<ExitCode> {
     let kept = Kept::open(&config.state_dir)?;
+    let log = Log::start(config.log()?)?;
+    tell(&log);
+    let ended = run_logged(config, kept, &log).inspect_err(|error| tracing::error!("{error:#}"));
+    log.close();
+    Ok(if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_logged(config: Config, kept: Kept, log: &Log) -> Result<()> {
     if let Some(agent) = Process::of(rustix::process::getpid()) {
         kept.keep_agent(&agent)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(agent::run(config, kept))
+    runtime.block_on(agent::run(config, kept, log))
 }
 
-/// Has everything that is told written to standard error. What the clients of the event socket and of Cassandra tell, the agent tells in its
-/// own words.
-fn log() {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+/// Has everything that is told written to the log. What the clients of the event socket and of Cassandra tell, the agent tells in its own
+/// words.
+fn tell(log: &Log) {
     let told = Targets::new().with_default(LevelFilter::INFO);
     let told = told.with_target("freeswitch_esl_tokio", LevelFilter::ERROR).with_target("scylla", LevelFilter::WARN);
-    tracing_subscriber::registry().with(lines).with(told).init();
+    tracing_subscriber::registry().with(Layer::new(log.clone())).with(told).init();
 }
 
 fn drain(config: &Config) -> Result<()> {

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::config::Config;
 use crate::health::{Counts, Look, Work};
+use crate::log;
 use crate::options;
 use channels::Channels;
 use event_socket::{EventSocket, Seen};
@@ -47,8 +48,11 @@ impl FreeSwitch {
                 Seen::Beginning(there) => channels.begin(there.as_ref(), now()),
                 Seen::Event(event) => channels.take(event).into_iter().collect(),
             };
-            if let Some(taker) = &taker {
-                events.into_iter().for_each(|event| taker.take(event));
+            for event in events {
+                tracing::info!(target: log::CALLS, "call {}", event.json());
+                if let Some(taker) = &taker {
+                    taker.take(event);
+                }
             }
         };
         let socket = EventSocket::open(media.event_socket, media.password()?, take);

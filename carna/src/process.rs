@@ -2,11 +2,12 @@
 //! ends is reaped, whoever's child it was, and signals become events.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{io, thread};
+use std::thread;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -17,6 +18,23 @@ use tokio::sync::mpsc;
 
 /// Lines of output that are kept to tell why a process has ended.
 const KEPT: usize = 40;
+
+/// Bytes of a line that are read; the rest of it is nobody's.
+const LONGEST_LINE: usize = 256 << 10;
+
+/// A line that a child has written, without its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// When it was read, which is at once.
+    pub at: SystemTime,
+    /// What it is.
+    pub bytes: Vec<u8>,
+    /// Whether it was longer.
+    pub is_cut: bool,
+}
+
+/// Where lines go; gives each as it may be shown. It must not wait for anything: the child would.
+pub type Output = Arc<dyn Fn(Line) -> String + Send + Sync>;
 
 /// What happens to this process and its children.
 #[derive(Debug)]
@@ -91,12 +109,12 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a program with these arguments, as the first of a process group of its own, with our environment. What it writes we
-    /// write.
+    /// Starts a program with these arguments, as the first of a process group of its own, with our environment. What it writes goes to
+    /// `output`, line by line.
     ///
     /// # Errors
     /// There is no such program, or it cannot be run.
-    pub fn start(command: &[String]) -> Result<Self> {
+    pub fn start(command: &[String], output: &Output) -> Result<Self> {
         let (program, arguments) = command.split_first().context("no program is given")?;
         let mut child = Command::new(program)
             .args(arguments)
@@ -108,11 +126,11 @@ impl Child {
             .with_context(|| format!("cannot start {program}"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process")?;
         let last_lines = Arc::default();
-        if let Some(output) = child.stdout.take() {
-            pass_on(output, io::stdout(), &last_lines)?;
+        if let Some(written) = child.stdout.take() {
+            pass_on(written, output, &last_lines)?;
         }
-        if let Some(output) = child.stderr.take() {
-            pass_on(output, io::stderr(), &last_lines)?;
+        if let Some(written) = child.stderr.take() {
+            pass_on(written, output, &last_lines)?;
         }
         // Not waited for here: whoever ends is reaped above.
         Ok(Self { pid, last_lines })
@@ -146,24 +164,50 @@ pub fn kill_group(leader: Pid) {
     let _ = rustix::process::kill_process_group(leader, Signal::KILL);
 }
 
-/// Writes line for line what comes, and keeps the last ones.
-fn pass_on(
-    output: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-    kept: &Arc<Mutex<VecDeque<String>>>,
-) -> Result<()> {
-    let kept = kept.clone();
+/// Passes on line for line what comes, and keeps the last ones.
+fn pass_on(written: impl Read + Send + 'static, output: &Output, kept: &Arc<Mutex<VecDeque<String>>>) -> Result<()> {
+    let (output, kept) = (output.clone(), kept.clone());
     let work = move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let mut written = BufReader::new(written);
+        while let Ok(Some(line)) = read_line(&mut written) {
+            let shown = output(line);
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == KEPT {
                 kept.pop_front();
             }
-            kept.push_back(String::from_utf8_lossy(&line).into_owned());
-            drop(kept);
-            // A log that nobody takes any more must not stop the phone calls.
-            let _ = to.write_all(&[line.as_slice(), b"\n"].concat());
+            kept.push_back(shown);
         }
     };
     thread::Builder::new().name("output".to_owned()).spawn(work).context("cannot start a thread").map(drop)
+}
+
+/// Reads a line, or what there is of one at the end; `None` at the end.
+fn read_line(from: &mut impl BufRead) -> io::Result<Option<Line>> {
+    let mut bytes = Vec::new();
+    if from.by_ref().take(LONGEST_LINE as u64).read_until(b'\n', &mut bytes)? == 0 {
+        return Ok(None);
+    }
+    let at = SystemTime::now();
+    let is_whole = bytes.pop_if(|last| *last == b'\n').is_some();
+    let is_cut = !is_whole && bytes.len() == LONGEST_LINE && from.skip_until(b'\n')? > 1;
+    Ok(Some(Line { at, bytes, is_cut }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_whatever_is_in_them_and_however_long_they_are() {
+        let long = vec![b'x'; LONGEST_LINE + 5];
+        let all = [b"one\n\n\0\xff\n", &*long, b"\ntwo\nrest"].concat();
+        let mut from = all.as_slice();
+        let mut lines = Vec::new();
+        while let Some(line) = read_line(&mut from).expect("it is all there") {
+            lines.push((line.bytes, line.is_cut));
+        }
+        let whole = |text: &[u8]| (text.to_vec(), false);
+        let cut = (long[..LONGEST_LINE].to_vec(), true);
+        assert_eq!(lines, [whole(b"one"), whole(b""), whole(b"\0\xff"), cut, whole(b"two"), whole(b"rest")]);
+    }
 }

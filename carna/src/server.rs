@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::health::Look;
 use crate::kamailio::{Kamailio, Rpc};
+use crate::log::record::Service;
 #[cfg(feature = "media")]
 use crate::media::FreeSwitch;
 use fleet::Role;
@@ -31,6 +32,15 @@ impl Server {
             return Self::media(config, name);
         }
         Ok(Self::Kamailio(Kamailio::new(config.node.role, config.asked_at(), config.rpc()?)))
+    }
+
+    /// Whose lines are what it writes.
+    pub fn service(&self) -> Service {
+        match self {
+            Self::Kamailio(_) => Service::Kamailio,
+            #[cfg(feature = "media")]
+            Self::FreeSwitch(_) => Service::FreeSwitch,
+        }
     }
 
     #[cfg(feature = "media")]

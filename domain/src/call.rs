@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
+use crate::text::cut;
 
 /// Names of the events that make up a call's record. A script may have others, which are kept and change nothing.
 pub mod event {
@@ -244,6 +245,11 @@ impl CallEvent {
     /// Cuts every text to what is worth keeping, [`LONGEST_TEXT`]: a message may hold far longer ones, which a table's key and a
     /// batch of statements cannot.
     pub fn cut(&mut self) {
+        self.cut_to(LONGEST_TEXT);
+    }
+
+    /// Cuts every text to so many bytes.
+    pub fn cut_to(&mut self, most: usize) {
         let texts = [
             &mut self.call_id,
             &mut self.event,
@@ -266,8 +272,7 @@ impl CallEvent {
         self.extra.truncate(MOST_EXTRA);
         let extra = self.extra.iter_mut().flat_map(|(name, value)| [name, value]);
         for text in texts.into_iter().chain(extra) {
-            let end = (0..=LONGEST_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-            text.truncate(end.unwrap_or_default());
+            text.truncate(cut(text, most).len());
         }
     }
 

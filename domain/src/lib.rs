@@ -12,6 +12,8 @@ pub mod gruu;
 pub mod lookup;
 pub mod number;
 pub mod register;
+pub mod registration;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod uri;

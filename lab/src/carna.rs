@@ -38,6 +38,10 @@ pub struct Plan {
     /// What a shell does before it becomes the Kamailio.
     before: Option<String>,
     is_first: bool,
+    /// Further arguments of its Kamailio.
+    arguments: Vec<String>,
+    /// Its `[log]`.
+    log: String,
     media: Option<Media>,
     program: PathBuf,
     dir: RunDir,
@@ -116,6 +120,8 @@ impl Plan {
             further: String::new(),
             before: None,
             is_first: false,
+            arguments: Vec::new(),
+            log: String::new(),
             media: None,
             program: workspace().target().join("release/carna"),
             dir,
@@ -210,6 +216,18 @@ impl Plan {
         self
     }
 
+    /// With an argument of its Kamailio more.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With these lines in the section `[log]` of its carna.toml.
+    pub fn log(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.log);
+        self
+    }
+
     /// As the first process of its container.
     pub fn first(mut self) -> Self {
         self.is_first = true;
@@ -290,7 +308,8 @@ impl Plan {
              {server}\
              [health]\ninterval = '250ms'\naddress = '{here}'\n\
              [drain]\nnotice = '{notice}ms'\nlimit = '{limit}ms'\n\
-             [http]\nlisten = '{host}:{HTTP_PORT}'\n",
+             [http]\nlisten = '{host}:{HTTP_PORT}'\n\
+             [log]\n{log}\n",
             role = self.role,
             name = self.name,
             address = self.address(),
@@ -300,6 +319,7 @@ impl Plan {
             notice = self.drain.notice.as_millis(),
             limit = self.drain.limit.as_millis(),
             host = self.here().ip(),
+            log = self.log,
         ))
     }
 
@@ -308,6 +328,7 @@ impl Plan {
         let script = self.kamailio.script(&self.dir)?;
         let mut command = vec![kamailio::binary().display().to_string()];
         command.extend(kamailio::arguments(&self.kamailio, &script, &self.dir)?);
+        command.extend_from_slice(&self.arguments);
         if let Some(before) = &self.before {
             let shell = ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned);
             command.splice(..0, shell);
@@ -440,7 +461,9 @@ impl Node {
     pub fn kamailio(&self) -> Result<u32> {
         let log = self.log();
         let line = log.lines().rfind(|line| line.contains(" as process ")).context("nothing was started")?;
-        Ok(line.rsplit("process ").next().context("no pid")?.trim().parse()?)
+        let (_, pid) = line.rsplit_once(" as process ").context("no pid")?;
+        // A line of JSON goes on behind it.
+        Ok(pid.split(|c: char| !c.is_ascii_digit()).next().context("no pid")?.parse()?)
     }
 
     /// Waits until the set in the list is of these nodes.

@@ -2,6 +2,9 @@
 
 use std::ffi::CString;
 
+use domain::text::cut;
+
+use super::message::Message;
 use super::{sys, text};
 
 /// Kamailio's log levels that we use.
@@ -31,10 +34,19 @@ impl Level {
     }
 }
 
+/// Bytes of a line that are written: Kamailio's JSON log leaves out what is longer than 32 KiB.
+const LONGEST_LINE: usize = 31_000;
+
 /// Whether a line of this level would be written.
 pub(crate) fn enabled(level: Level) -> bool {
     // SAFETY: reads the process's debug level; main thread (SAFETY.md 2).
     unsafe { sys::shim_log_enabled(level.raw()) != 0 }
+}
+
+/// Says that the lines which follow in this process belong to a message, as Kamailio does itself before it runs a route of its own.
+pub(crate) fn begin(message: &Message<'_>) {
+    // SAFETY: the message is the interpreter's current one, and is only read; main thread (SAFETY.md 2).
+    unsafe { sys::shim_log_begin(message.raw()) };
 }
 
 /// Writes one line; `function` is shown before the text. Line breaks and other control characters in the text are
@@ -43,7 +55,7 @@ pub(crate) fn write(level: Level, function: &str, line: &str) {
     if !enabled(level) {
         return;
     }
-    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean: String = cut(line, LONGEST_LINE).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let function = CString::new(function).unwrap_or_default();
     // SAFETY: both texts live through the call, which only reads them; main thread (SAFETY.md 2).
     unsafe { sys::shim_log(level.raw(), function.as_ptr(), clean.as_ptr().cast(), text::length(&clean)) };

@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bridge::event_log;
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -21,6 +22,8 @@ pub(super) enum Line {
     Write {
         /// At this level.
         level: Level,
+        /// Shown as the function that writes it.
+        function: &'static str,
         /// The text.
         text: String,
     },
@@ -30,11 +33,23 @@ pub(super) enum Line {
 
 impl Line {
     pub(super) fn new(level: Level, text: impl Into<String>) -> Self {
-        Self::Write { level, text: text.into() }
+        Self::Write { level, function: IO, text: text.into() }
     }
 
     pub(super) fn end() -> Self {
         Self::End
+    }
+}
+
+/// What writes most lines.
+const IO: &str = "io";
+
+/// What writes a line of this target. Events have a name of their own there, which no other line has.
+fn function_of(target: &str) -> &'static str {
+    match target {
+        event_log::CALLS => "call_log",
+        event_log::REGISTRATIONS => "registration_log",
+        _ => IO,
     }
 }
 
@@ -93,7 +108,8 @@ impl Subscriber for Lines {
         };
         let mut text = Text(String::new());
         event.record(&mut text);
-        let _ = self.lines.try_send(Line::new(level, text.0));
+        let function = function_of(event.metadata().target());
+        let _ = self.lines.try_send(Line::Write { level, function, text: text.0 });
     }
 
     // Spans are not enabled.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::lookup::is_current;
+use domain::registration::{RegistrationEvent, event};
 use domain::{Aor, Binding, BindingState, Timestamp};
 use tokio::task::JoinSet;
 
 use super::Service;
-use crate::clock;
 use crate::metrics::{count, set};
 use crate::owned::{Events, Fate, Owned, OwnedConfig, fate};
 use crate::protocol::{ContactEvent, EventKind, Task};
+use crate::{clock, event_log};
 
 /// How often the index is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -90,7 +91,7 @@ impl Service {
             Fate::Expired => {
                 self.owned.disown(aor, &known.key);
                 count(&self.metrics.contacts_expired);
-                self.tell(EventKind::Expired, aor, known);
+                self.tell(EventKind::Expired, aor, &known, now);
             }
             Fate::Refreshed(binding) => self.owned.own(aor, &binding, now),
             Fate::Gone => self.owned.disown(aor, &known.key),
@@ -113,19 +114,35 @@ impl Service {
                 BindingState::Live => self.owned.own(aor, write, now),
                 BindingState::Removed => self.owned.disown(aor, &write.key),
             }
-            let kind = kind_of(write, existing, now);
-            if is_told(kind, self.owned.events()) {
-                self.tell(kind, aor, write.clone());
-            }
+            self.tell(kind_of(write, existing, now), aor, write, now);
+        }
+    }
+
+    /// Tells the log and the script of what has happened, if they want to know.
+    fn tell(&self, kind: EventKind, aor: &Aor, binding: &Binding, now: Timestamp) {
+        if self.config.owned.log {
+            let event = RegistrationEvent { name: name_of(kind), aor, binding, at: now };
+            tracing::info!(target: event_log::REGISTRATIONS, "registration {}", event.json());
+        }
+        if is_told(kind, self.owned.events()) {
+            self.tell_script(ContactEvent { kind, aor: aor.clone(), binding: binding.clone() });
         }
     }
 
     /// Nothing waits for an event: when too many are on their way it is dropped.
-    fn tell(&self, kind: EventKind, aor: &Aor, binding: Binding) {
-        let event = Task::Tell(Box::new(ContactEvent { kind, aor: aor.clone(), binding }));
-        if is_told(kind, self.owned.events()) && self.notices.try_send(event).is_err() {
+    fn tell_script(&self, event: ContactEvent) {
+        if self.notices.try_send(Task::Tell(Box::new(event))).is_err() {
             count(&self.metrics.events_dropped);
         }
+    }
+}
+
+fn name_of(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Inserted => event::NEW,
+        EventKind::Updated => event::REFRESH,
+        EventKind::Deleted => event::DELETED,
+        EventKind::Expired => event::EXPIRED,
     }
 }
 

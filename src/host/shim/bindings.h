@@ -40,6 +40,11 @@ void shim_log(int level, const char *function, const char *text, int length);
 /* log.c: whether a line of this level would be written. */
 int shim_log_enabled(int level);
 
+/* log.c: the lines which follow belong to this message: the log's prefix is made of it. */
+void shim_log_begin(struct sip_msg *message);
+/* log.c: the lines which follow belong to none. */
+void shim_log_end(void);
+
 /* memory.c: zeroed shared memory that lives as long as the server; NULL when there is none left. */
 void *shim_shared_alloc(unsigned long size);
 

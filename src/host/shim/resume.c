@@ -10,6 +10,7 @@
 int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int label, char *first, int route)
 {
 	struct action call;
+	int result;
 	/* looked up once: it is a search through the names of all functions of all modules */
 	static ksr_cmd_export_t *function = NULL;
 
@@ -24,5 +25,7 @@ int shim_resume(const struct tm_binds *tm, unsigned int hash_index, unsigned int
 	call.val[0].type = MODEXP_ST;
 	call.val[0].u.data = function;
 	call.next = route == SHIM_NO_ROUTE ? NULL : main_rt.rlist[route];
-	return tm->t_continue(hash_index, label, &call);
+	result = tm->t_continue(hash_index, label, &call);
+	shim_log_end();
+	return result;
 }
