@@ -17,6 +17,7 @@ pub mod cassandra;
 pub mod cluster;
 pub mod containers;
 pub mod cpu;
+pub mod debian;
 pub mod event_socket;
 pub mod kamailio;
 pub mod machines;
