@@ -25,6 +25,7 @@ pub mod mariadb;
 pub mod media;
 pub mod net;
 pub mod networks;
+pub mod packages;
 pub mod process;
 pub mod progress;
 pub mod relay;
