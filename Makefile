@@ -7,7 +7,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:$(CURDIR)/target/tools/bin
 LAB := target/debug/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-media up down bench check fuzz deps build clean
+.PHONY: help demo test test-media up down bench check fuzz deps build package clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,19 @@ build: ## the module, sipctl and Carna, optimised, in target/release/, and the l
 	vendor/fetch-headers
 	cargo build --release --package cassandra --package sipctl --package carna
 	cargo build --package lab
+
+package: deps-package build cyclonedx ## Debian packages for the Kamailio installed here, their bills of materials and licenses: target/package/
+	scripts/package
+
+.PHONY: deps-package
+deps-package:
+	@scripts/deps --package
+
+# Without optimisation: it is built sooner, and runs for a second.
+.PHONY: cyclonedx
+cyclonedx:
+	@command -v cargo-cyclonedx >/dev/null || CARGO_PROFILE_DEV_DEBUG=0 \
+		cargo install --quiet --locked --debug --root target/tools cargo-cyclonedx@0.5.9
 
 clean: down ## remove all that was built and downloaded
 	cargo clean

@@ -72,12 +72,12 @@ impl Default for Drain {
 }
 
 /// Where the Carna of a node tells how it is, whose Kamailio is here.
-pub(crate) fn http_address(node: SocketAddrV4) -> SocketAddrV4 {
+pub fn http_address(node: SocketAddrV4) -> SocketAddrV4 {
     SocketAddrV4::new(*node.ip(), HTTP_PORT)
 }
 
 /// What the Carna of the node that is here answers to a GET: status code and content.
-pub(crate) fn get(node: SocketAddrV4, path: &str) -> Result<(u16, String)> {
+pub fn get(node: SocketAddrV4, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(http_address(node))?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: carna\r\nConnection: close\r\n\r\n")?;

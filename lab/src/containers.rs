@@ -14,7 +14,7 @@ use fleet::Role;
 
 use crate::process::{self, Managed, OnOurDeath, Spawn};
 use crate::progress::step;
-use crate::{RunDir, carna, workspace};
+use crate::{RunDir, carna, debian, workspace};
 
 /// What is needed.
 pub const NEEDED: &str = "containers are needed: Debian's docker.io and debootstrap (`make deps-all`), root, and a kernel that lets \
@@ -78,12 +78,7 @@ impl Engine {
 
     /// The Debian of this machine, as small as it can be.
     fn import_debian(&self) -> Result<()> {
-        let (tree, archive) = (self.dir.join("debian"), self.dir.join("debian.tar"));
-        let release = fs::read_to_string("/etc/os-release").context("cannot see which Debian this is")?;
-        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-        let codename = codename.context("/etc/os-release names no release of Debian")?;
-        let make = self.spawn("debootstrap").args(["--variant=minbase", codename]).arg(&tree);
-        process::run(make, BUILD_LIMIT).context(NEEDED)?;
+        let (tree, archive) = (debian::smallest().context(NEEDED)?, self.dir.join("debian.tar"));
         process::run(
             self.spawn("tar").arg("--create").arg("--file").arg(&archive).arg("--directory").arg(&tree).arg("."),
             BUILD_LIMIT,

@@ -520,7 +520,7 @@ fn check_socket_path(path: &Path) -> Result<()> {
 }
 
 /// Asks OPTIONS over UDP and waits a moment for any answer.
-pub(crate) fn ask_over_udp(to: SocketAddrV4) -> Result<String> {
+pub fn ask_over_udp(to: SocketAddrV4) -> Result<String> {
     // From its own address, unless it is in another network.
     let socket = UdpSocket::bind((*to.ip(), 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
     socket.set_read_timeout(Some(OPTIONS_LIMIT))?;
