@@ -28,7 +28,7 @@ struct Load {
 const FULL: Load = Load { warm_up: 10_000, registrations: 50_000, rate: 400.0 };
 /// With `LEAK_TEST=short` in the environment, for a module that is not optimised. A block of memory lost with each registration shows
 /// here too.
-const SHORT: Load = Load { warm_up: 3_000, registrations: 3_000, rate: 100.0 };
+const SHORT: Load = Load { warm_up: 2_000, registrations: 2_000, rate: 100.0 };
 
 /// What may come on top between two looks, for timers, statistics and the looks themselves; a leak of one byte a registration
 /// is far above the first two.
