@@ -53,17 +53,16 @@ pub fn endless(caller: Sipp) -> Sipp {
 }
 
 /// Makes sure that of this load only calls are lost that were being set up when a node died, that all others were answered and ended
-/// by their BYE, and that the records of the one who was called say so.
+/// by their BYE, and that the records of the one who was called say so. (One that was being set up may be answered and not end: its
+/// ACK, say, was lost on the way.)
 pub fn check(site: &Site, callee: &str, report: &Report, deaths: &[SystemTime]) -> Result<()> {
     let seen = calls_of(report)?;
     let begun = seen.len() as u64;
     ensure!(begun == report.created && report.expected.is_none_or(|calls| calls == begun), "{begun} calls were begun");
     let being_set_up = |call: &Call| deaths.iter().any(|death| call.was_being_set_up(*death));
-    let lost: Vec<&Call> = seen.values().filter(|call| !call.answered).collect();
+    let lost: Vec<&Call> = seen.values().filter(|call| !call.answered || !call.ended).collect();
     let unexplained: Vec<&&Call> = lost.iter().filter(|call| !being_set_up(call)).collect();
     ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {deaths:?}");
-    let hanging: Vec<&Call> = seen.values().filter(|call| call.answered && !call.ended).collect();
-    ensure!(hanging.is_empty(), "{hanging:#?} did not end");
     let answered = seen.len() - lost.len();
     println!("{answered} calls answered and ended, {} that were being set up at a death were lost", lost.len());
     // What began twice is one call, and what a dead node knew has ended in the records all the same.
