@@ -113,8 +113,7 @@ impl Scene {
         let node = |role: Role| -> Result<Node> {
             let plan = Plan::new(role, &zookeeper, role.name())?;
             let metrics = SocketAddrV4::new(*plan.address().ip(), METRICS_PORT);
-            let settings = settings(site.contact_point(), "dc1");
-            let plan = settings.iter().fold(plan, |plan, (name, value)| plan.env(name, value));
+            let plan = plan.settings(&settings(site.contact_point(), "dc1"));
             // That Cassandra hangs is no overload here.
             plan.env("METRICS_ADDR", &metrics.to_string()).env("LATENCY_TARGET_MS", "0").start()
         };

@@ -1,8 +1,7 @@
 //! Servers under Carna: nodes that find each other in ZooKeeper.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::kamailio::{MemoryManager, RPC_SOCKET};
 use crate::process::{self, Managed, OnOurDeath, Signal, Spawn};
 use crate::wait::until;
 use crate::zookeeper::ZooKeeper;
-use crate::{RunDir, cpu, kamailio, media, topology, workspace};
+use crate::{RunDir, cpu, kamailio, media, net, topology, workspace};
 
 const SOON: Duration = Duration::from_secs(40);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -78,14 +77,7 @@ pub fn http_address(node: SocketAddrV4) -> SocketAddrV4 {
 
 /// What the Carna of the node that is here answers to a GET: status code and content.
 pub fn get(node: SocketAddrV4, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(http_address(node))?;
-    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: carna\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
-    let code = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok((code, content.to_owned()))
+    net::get(http_address(node), path, ANSWER_LIMIT)
 }
 
 /// A node. Dropping it kills it.
@@ -171,6 +163,12 @@ impl Plan {
     /// With a setting of its configuration more.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.kamailio.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With these settings of its configuration more.
+    pub fn settings(mut self, settings: &[(String, String)]) -> Self {
+        self.kamailio.env.extend_from_slice(settings);
         self
     }
 

@@ -23,7 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// The tree of the smallest Debian of this machine's release, which is made once: to be copied, not changed.
 pub fn smallest() -> Result<PathBuf> {
-    let codename = codename()?;
+    let codename = release("VERSION_CODENAME")?;
     let servers = workspace().servers();
     let _lock = FileLock::take(&servers.join("debian.lock"), "install Debian", INSTALL_LIMIT)?;
     let tree = servers.join(format!("debian-{codename}"));
@@ -36,10 +36,11 @@ pub fn smallest() -> Result<PathBuf> {
     Ok(tree)
 }
 
-fn codename() -> Result<String> {
+/// What this machine's `/etc/os-release` says of its Debian by this name.
+pub(crate) fn release(name: &str) -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("cannot see which Debian this is")?;
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    Ok(codename.context("/etc/os-release names no release of Debian")?.to_owned())
+    let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    Ok(value.with_context(|| format!("/etc/os-release has no {name} of Debian"))?.trim_matches('"').to_owned())
 }
 
 /// A machine beside this one. Dropping it switches it off, and removes it.

@@ -67,8 +67,13 @@ impl Config {
 
     /// Where it takes calls.
     pub(crate) fn sip(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.address, 5060)
+        sip(self.address)
     }
+}
+
+/// Where a media node takes calls.
+fn sip(address: Ipv4Addr) -> SocketAddrV4 {
+    SocketAddrV4::new(address, 5060)
 }
 
 /// What an agent runs as a media node.
@@ -128,9 +133,8 @@ impl Program {
 /// Runs the stand-in for FreeSWITCH in the foreground until SIGTERM, with its event socket: its sessions are what passes it, and what it
 /// is told there it does.
 pub fn serve(address: Ipv4Addr, dir: PathBuf) -> Result<()> {
-    let config = Config { address, dispatchers: Vec::new(), domain: String::new(), dir: Some(dir) };
-    let dir = RunDir::at_or_new(config.dir.as_deref(), "media")?;
-    let media = Media { node: Node::stand_in(&config, &dir)?, _dir: dir, address: config.sip() };
+    let dir = RunDir::at(dir)?;
+    let media = Media { node: Node::stand_in(address, &dir)?, _dir: dir, address: sip(address) };
     let socket = event_socket::FreeSwitch::beside(address, 2 * MOST_CALLS)?;
     socket.stand_for(std::process::id());
     let mut is_paused = false;
@@ -161,7 +165,7 @@ impl Media {
         let dir = RunDir::at_or_new(config.dir.as_deref(), "media")?;
         let node = match binary() {
             Some(binary) => Node::freeswitch(&binary, config, &dir)?,
-            None => Node::stand_in(config, &dir)?,
+            None => Node::stand_in(config.address, &dir)?,
         };
         Ok(Self { node, _dir: dir, address: config.sip() })
     }
@@ -227,17 +231,18 @@ impl Media {
 
 impl Node {
     /// Before its Kamailio answers OPTIONS both agents are there.
-    fn stand_in(config: &Config, dir: &RunDir) -> Result<Self> {
-        let front_address = SocketAddrV4::new(config.address, 5060);
-        let called =
-            [("in", ";b2bua=inbound".to_owned()), ("out", format!(";b2bua=outbound;outbound=\"sip:{front_address}\""))];
-        let bridge = agent(config, dir, "bridge", BRIDGE, "b2bua.so", &called)?;
-        let echo = agent(config, dir, "echo", ECHO, "echo.so", &[("echo", String::new())])?;
+    fn stand_in(address: Ipv4Addr, dir: &RunDir) -> Result<Self> {
+        let called = [
+            ("in", ";b2bua=inbound".to_owned()),
+            ("out", format!(";b2bua=outbound;outbound=\"sip:{}\"", sip(address))),
+        ];
+        let bridge = agent(address, dir, "bridge", BRIDGE, "b2bua.so", &called)?;
+        let echo = agent(address, dir, "echo", ECHO, "echo.so", &[("echo", String::new())])?;
         let mut front = kamailio::Config::new(include_str!("media.cfg"))
-            .define_str("HERE", &config.address.to_string())
-            .define_str("BRIDGE", &format!("sip:{}:{}", config.address, BRIDGE.0))
-            .define_str("ECHO", &format!("sip:{}:{}", config.address, ECHO.0));
-        front.address = config.address;
+            .define_str("HERE", &address.to_string())
+            .define_str("BRIDGE", &format!("sip:{}:{}", address, BRIDGE.0))
+            .define_str("ECHO", &format!("sip:{}:{}", address, ECHO.0));
+        front.address = address;
         front.workers = 2;
         front.tcp = false;
         front.dir = Some(dir.join("front"));
@@ -267,14 +272,14 @@ fn binary() -> Option<PathBuf> {
 
 /// A baresip whose module `application` takes the calls of these accounts: each a user and its parameters.
 fn agent(
-    config: &Config,
+    address: Ipv4Addr,
     dir: &RunDir,
     name: &str,
     (port, rtp): (u16, u16),
     application: &str,
     accounts: &[(&str, String)],
 ) -> Result<Managed> {
-    let at = SocketAddrV4::new(config.address, port);
+    let at = SocketAddrV4::new(address, port);
     let home = dir.join(name);
     std::fs::create_dir_all(&home)?;
     let settings = format!(

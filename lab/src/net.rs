@@ -4,13 +4,15 @@
 //! name is seen in exactly the network namespace whose loopback it protects, by every user and every checkout.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// 127.64.0.0/10: `loopback()` hands out addresses from here only, so that fixed ones elsewhere never collide with it.
 const POOL: u32 = 0x7f40_0000;
@@ -35,6 +37,19 @@ impl fmt::Display for Protocol {
             Protocol::Tcp => "tcp",
         })
     }
+}
+
+/// What is answered to a GET within this time: status code and content.
+pub fn get(address: SocketAddrV4, path: &str, limit: Duration) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(limit))?;
+    // By this version of HTTP the answer comes as one piece, and ends the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
+    let code = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((code, content.to_owned()))
 }
 
 /// A fresh 127.x.y.z that no other process that asks here gets while this one lives.

@@ -1,7 +1,6 @@
 //! Real Prometheus, from Debian's package.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -74,14 +73,7 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect((self.address, PORT))?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        // By this version of HTTP the answer comes as one piece.
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, content) = answer.split_once("\r\n\r\n").context("no answer")?;
-        Ok((head.split(' ').nth(1).context("no status")?.parse()?, content.to_owned()))
+        net::get(SocketAddrV4::new(self.address, PORT), path, ANSWER_LIMIT)
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cassandra::Version;
 use crate::process::{self, Spawn};
 use crate::progress::step;
-use crate::{kamailio, workspace};
+use crate::{debian, kamailio, workspace};
 
 /// A test that shows whether a promise is kept.
 #[derive(Debug)]
@@ -178,10 +178,7 @@ pub fn write_table() -> Result<()> {
 }
 
 fn this_debian() -> Result<String> {
-    let release = fs::read_to_string("/etc/os-release").context("cannot see which Debian this is")?;
-    let version = release.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
-    let version = version.context("/etc/os-release has no version of Debian")?;
-    Ok(format!("Debian {}", version.trim_matches('"')))
+    Ok(format!("Debian {}", debian::release("VERSION_ID")?))
 }
 
 fn passed_dir() -> PathBuf {

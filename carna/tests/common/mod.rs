@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fleet::{Announcement, Directory, Load, NodeId, Role};
-use lab::carna::Plan;
+use lab::carna::{Node, Plan};
+use lab::cassandra::Cassandra;
 use lab::event_socket::FreeSwitch;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -22,6 +23,20 @@ pub(crate) fn load_balancer(zookeeper: &ZooKeeper, name: &str) -> Result<Plan> {
 /// A media node by this name, whose FreeSWITCH is this double, and whose Cassandra answers there.
 pub(crate) fn media_node(zookeeper: &ZooKeeper, name: &str, double: &FreeSwitch, contact_point: &str) -> Result<Plan> {
     Ok(Plan::of_double(zookeeper, name, double, contact_point)?.program(env!("CARGO_BIN_EXE_carna")))
+}
+
+/// What sipctl, and a node's module, find in their environment of this Cassandra.
+pub(crate) fn settings(cassandra: &Cassandra) -> Vec<(String, String)> {
+    [("CASSANDRA_CONTACT_POINTS", cassandra.contact_point()), ("CASSANDRA_LOCAL_DC", "dc1".to_owned())]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+}
+
+/// A number of the node's metrics.
+pub(crate) fn metric(node: &Node, name: &str) -> Result<u64> {
+    let (_, metrics) = node.get("/metrics")?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.with_context(|| format!("no {name} in {metrics}"))?.parse().with_context(|| format!("{name} is no number"))
 }
 
 /// What is in ZooKeeper.

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::{metric, settings};
 use contract::Contract;
 use fleet::Role;
 use lab::carna::{Node, Plan};
@@ -63,25 +64,23 @@ impl Site {
         Cassandra::install()?;
         let cassandra = Cassandra::start(Options::default())?;
         let site = Self { zookeeper, cassandra };
-        sipctl::run(&site.settings(), &["schema", "apply"], "")?;
+        sipctl::run(&settings(&site.cassandra), &["schema", "apply"], "")?;
         for user in ["alice", "bob"] {
             let user = format!("{user}@{DOMAIN}");
-            sipctl::run(&site.settings(), &["subscriber", "add", &user, "--password-stdin"], &format!("{PASSWORD}\n"))?;
+            sipctl::run(
+                &settings(&site.cassandra),
+                &["subscriber", "add", &user, "--password-stdin"],
+                &format!("{PASSWORD}\n"),
+            )?;
         }
         Ok(site)
-    }
-
-    fn settings(&self) -> Vec<(String, String)> {
-        let settings =
-            [("CASSANDRA_CONTACT_POINTS", self.cassandra.contact_point()), ("CASSANDRA_LOCAL_DC", "dc1".to_owned())];
-        settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
     /// A node with this script, from the top of the sources, whose Kamailio logs as JSON, and whose lines go there.
     fn node(&self, name: &str, script: &str, logstash: SocketAddr) -> Result<Plan> {
         let mut config = kamailio::Config::new(workspace().root().join(script));
         config.workers = 2;
-        config.env = self.settings();
+        config.env = settings(&self.cassandra);
         let plan = Plan::of(Role::LoadBalancer, &self.zookeeper, config, name)?.program(env!("CARGO_BIN_EXE_carna"));
         Ok(plan.argument(ENGINE).log(&format!("format = 'json'\nlogstash = '{logstash}'")))
     }
@@ -126,12 +125,6 @@ fn connected(node: &Node) -> Result<()> {
 
 fn call_id_of(line: &Value) -> &str {
     line["sip"]["call_id"].as_str().unwrap_or_default()
-}
-
-fn metric(node: &Node, name: &str) -> Result<u64> {
-    let (_, metrics) = node.get("/metrics")?;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.with_context(|| format!("no {name} in {metrics}"))?.parse().with_context(|| format!("{name} is no number"))
 }
 
 fn documented(_: &Site) -> Result<()> {

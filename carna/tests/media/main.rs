@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use common::{Registry, media_node};
+use common::{Registry, media_node, settings};
 use domain::CallEvent;
 use domain::call::{EventId, channel, event};
 use fleet::{Load, Role, State};
@@ -124,10 +124,9 @@ impl Site {
     }
 }
 
-fn settings(cassandra: &Cassandra) -> Vec<(String, String)> {
-    [("CASSANDRA_CONTACT_POINTS", cassandra.contact_point()), ("CASSANDRA_LOCAL_DC", "dc1".to_owned())]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+/// A number of the node's metrics, if it tells that.
+fn metric(node: &Node, name: &str) -> Option<u64> {
+    common::metric(node, &format!("carna_{name}")).ok()
 }
 
 fn now() -> i64 {
@@ -137,13 +136,6 @@ fn now() -> i64 {
 
 fn ready(node: &Node) -> bool {
     node.get("/ready").is_ok_and(|(code, _)| code == 200)
-}
-
-/// A number of the node's metrics.
-fn metric(node: &Node, name: &str) -> Option<u64> {
-    let (_, metrics) = node.get("/metrics").ok()?;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("carna_{name} ")))?;
-    line.parse().ok()
 }
 
 /// Both legs of a call through a media node, from the first one to the end.
