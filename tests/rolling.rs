@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{DOMAIN, PASSWORD, Site, load, settings};
+use common::load::{self, Traffic};
+use common::{DOMAIN, Site, settings};
 use lab::carna::{Node, Plan};
 use lab::cassandra::Cassandra;
 use lab::machines::{self, Machine, Segment};
 use lab::media;
-use lab::sipp::{Running, Sipp};
+use lab::sipp::Running;
 use lab::topology::Role;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -34,19 +35,16 @@ const PHONES: [u8; 4] = [101, 102, 103, 104];
 const SOON: Duration = Duration::from_secs(40);
 /// What others hear of, calls of three seconds, what is sent again.
 const DRAINED: Duration = Duration::from_secs(90);
-const WHOLE_LOAD: Duration = Duration::from_secs(600);
 
-const REGISTRATIONS_PER_SECOND: f64 = 10.0;
 /// Half of them, on a busy machine.
 const LEAST_REGISTRATIONS_PER_MINUTE: u64 = 300;
-const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
 /// Who is called through media nodes, by whom; a call of each of them comes every two seconds.
 const THROUGH_MEDIA: &str = "1001";
 const CALLERS_THROUGH_MEDIA: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9"];
 const THROUGH_MEDIA_PER_SECOND: f64 = 5.0;
 
 fn main() -> ExitCode {
-    let users = [&["alice", "bob", THROUGH_MEDIA][..], &REGISTERED, &CALLERS_THROUGH_MEDIA].concat();
+    let users = [&["alice", "bob", THROUGH_MEDIA][..], &load::REGISTERED, &CALLERS_THROUGH_MEDIA].concat();
     let tests = [("every_node_is_restarted_under_load_and_nothing_is_lost", restarted as common::Test)];
     machines::alone(|| Cassandra::install().map(drop), || common::suite(&users, &tests))
 }
@@ -106,14 +104,6 @@ impl Member {
     }
 }
 
-/// What phones do.
-struct Load {
-    calling: Running,
-    through_media: Running,
-    registering: Running,
-    _answering: Running,
-}
-
 /// All nodes, and phones.
 struct Scene {
     members: Vec<Member>,
@@ -127,11 +117,8 @@ impl Scene {
         PHONES.iter().try_for_each(|host| segment.claim(*host).map(drop))?;
         let zookeeper = ZooKeeper::start_at(&[segment.claim(ZOOKEEPER)?])?;
         let plan = |role: Role, number: usize| {
-            let mut plan = Plan::new(role, &zookeeper, &format!("{role}-{number}"))?;
-            for (name, value) in settings(site.contact_point(), "dc1") {
-                plan = plan.env(&name, &value);
-            }
-            anyhow::Ok(plan.env("REQUESTS_PER_SOURCE", "10000"))
+            let plan = Plan::new(role, &zookeeper, &format!("{role}-{number}"))?;
+            anyhow::Ok(plan.settings(&settings(site.contact_point(), "dc1")).env("REQUESTS_PER_SOURCE", "10000"))
         };
         let workers = WORKERS.into_iter().flat_map(|role| [(role, 1), (role, 2)]);
         let mut members = Vec::new();
@@ -164,31 +151,15 @@ impl Scene {
         until("all nodes to be up", SOON, || self.members.iter().all(Member::is_up)).with_context(|| self.logs())
     }
 
-    /// A phone of one of `users` each time with this scenario.
-    fn phone(&self, scenario: &str, users: &[&str], host: u8) -> Sipp {
-        let phone = Sipp::new(scenario).target(SocketAddrV4::new(self.segment.host(SHARED), PORT)).auth_uri(DOMAIN);
-        let phone = phone.users(users.iter().map(|user| (*user, DOMAIN, PASSWORD)));
-        phone.local(self.segment.host(host)).local_port(5062).timeout(WHOLE_LOAD)
-    }
-
-    /// Calls to somebody who is registered and answers, straight and through media nodes; phones that register again and again.
-    fn load(&self) -> Result<Load> {
-        let [callers, through_media, callees, registering] = PHONES;
-        for callee in ["bob", THROUGH_MEDIA] {
-            self.phone("register.xml", &[callee], callees).run_successfully()?;
-        }
-        let answering = Sipp::new("uas_answer.xml").local(self.segment.host(callees)).local_port(5062);
-        let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
-        let calling = self.phone("uac_invite_auth.xml", &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
-        let registering = self.phone("register.xml", &REGISTERED, registering).endless().rate(REGISTRATIONS_PER_SECOND);
-        let through_media = self.phone("uac_invite_auth.xml", &CALLERS_THROUGH_MEDIA, through_media);
+    /// Calls straight and through media nodes, and registrations.
+    fn load(&self) -> Result<(Traffic, Running)> {
+        let balancer = SocketAddrV4::new(self.segment.host(SHARED), PORT);
+        let [callers, through_media, callees, registering] = PHONES.map(|host| self.segment.host(host));
+        load::phone("register.xml", balancer, &[THROUGH_MEDIA], callees).run_successfully()?;
+        let traffic = Traffic::start(balancer, [callers, callees, registering], load::RATE)?;
+        let through_media = load::phone("uac_invite_auth.xml", balancer, &CALLERS_THROUGH_MEDIA, through_media);
         let through_media = load::endless(through_media.key("callee", format!("*9{THROUGH_MEDIA}@{DOMAIN}")));
-        Ok(Load {
-            calling: load::endless(calling).spawn()?,
-            through_media: through_media.rate(THROUGH_MEDIA_PER_SECOND).spawn()?,
-            registering: registering.spawn()?,
-            _answering: answering,
-        })
+        Ok((traffic, through_media.rate(THROUGH_MEDIA_PER_SECOND).spawn()?))
     }
 
     /// Waits until a load balancer shows what dispatchers, media nodes and registrars have to do.
@@ -214,20 +185,12 @@ impl Scene {
 
 fn restarted(site: &Site) -> Result<()> {
     let mut scene = Scene::start(site)?;
-    let load = scene.load().with_context(|| scene.logs())?;
+    let (traffic, through_media) = scene.load().with_context(|| scene.logs())?;
     scene.until_load_is_shown()?;
     for index in 0..scene.members.len() {
         scene.members[index].restart()?;
         scene.until_all_are_up()?;
     }
-    let registering = load.registering.finish()?;
-    registering.check().with_context(|| scene.logs())?;
-    for (callee, calling) in [(THROUGH_MEDIA, load.through_media), ("bob", load.calling)] {
-        load::check(site, callee, &calling.finish()?, &[]).with_context(|| scene.logs())?;
-    }
-    println!("{} registrations were refreshed", registering.successful);
-    for user in REGISTERED {
-        ensure!(site.contacts(user)?.len() == 1, "{user} has {:?}", site.contacts(user));
-    }
-    Ok(())
+    load::check(site, THROUGH_MEDIA, &through_media.finish()?, &[]).with_context(|| scene.logs())?;
+    traffic.finish(site).with_context(|| scene.logs())
 }

@@ -3,15 +3,14 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{DOMAIN, PASSWORD, Site, load, settings};
+use common::load::{self, Traffic};
+use common::{Site, settings};
 use lab::builds::Build;
 use lab::carna::{Node, Plan};
-use lab::sipp::{Running, Sipp};
 use lab::topology::Role;
 use lab::wait::until;
 use lab::zookeeper::ZooKeeper;
@@ -22,15 +21,12 @@ const WORKERS: [Role; 3] = [Role::Registrar, Role::Dispatcher, Role::Outbound];
 const SOON: Duration = Duration::from_secs(60);
 /// What others hear of, calls of three seconds, what is sent again.
 const DRAINED: Duration = Duration::from_secs(90);
-const WHOLE_LOAD: Duration = Duration::from_secs(600);
 const CALLS_PER_SECOND: f64 = 20.0;
-const REGISTRATIONS_PER_SECOND: f64 = 10.0;
-const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
 const NEXT: &str = "next-schema";
 const GOES_ON: &str = "schema version 5 is newer than this module's 4";
 
 fn main() -> ExitCode {
-    let users = [&["alice", "bob"][..], &REGISTERED].concat();
+    let users = [&["alice", "bob"][..], &load::REGISTERED].concat();
     common::suite(&users, &[("schema_and_nodes_are_upgraded_one_after_the_other_and_nothing_is_lost", upgraded)])
 }
 
@@ -72,42 +68,21 @@ impl Scene {
         self.until_all_are_up(others)
     }
 
-    /// A phone of one of `users` each time with this scenario, at this host.
-    fn phone(&self, scenario: &str, users: &[&str], host: Ipv4Addr) -> Sipp {
-        let phone = Sipp::new(scenario).target(self.balancer.address()).auth_uri(DOMAIN);
-        let phone = phone.users(users.iter().map(|user| (*user, DOMAIN, PASSWORD)));
-        phone.local(host).local_port(5062).timeout(WHOLE_LOAD)
-    }
-
-    /// Calls to somebody who is registered and answers; phones that register again and again; and the answers.
-    fn load(&self) -> Result<[Running; 3]> {
-        let [callers, callees, registering] = std::array::from_fn(|_| net::loopback());
-        self.phone("register.xml", &["bob"], callees).run_successfully()?;
-        let answering = Sipp::new("uas_answer.xml").local(callees).local_port(5062);
-        let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
-        let calling = self.phone("uac_invite_auth.xml", &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
-        let calling = load::endless(calling).rate(CALLS_PER_SECOND).spawn()?;
-        let registering = self.phone("register.xml", &REGISTERED, registering).endless().rate(REGISTRATIONS_PER_SECOND);
-        Ok([calling, registering.spawn()?, answering])
-    }
-
     fn logs(&self) -> String {
         self.nodes().map(Node::log).collect::<Vec<_>>().join("\n----\n")
     }
 }
 
 fn plan(site: &Site, zookeeper: &ZooKeeper, role: Role, number: usize) -> Result<Plan> {
-    let mut plan = Plan::new(role, zookeeper, &format!("{role}-{number}"))?.env("REQUESTS_PER_SOURCE", "10000");
-    for (name, value) in settings(site.contact_point(), "dc1") {
-        plan = plan.env(&name, &value);
-    }
-    Ok(plan)
+    let plan = Plan::new(role, zookeeper, &format!("{role}-{number}"))?.env("REQUESTS_PER_SOURCE", "10000");
+    Ok(plan.settings(&settings(site.contact_point(), "dc1")))
 }
 
 fn upgraded(site: &Site) -> Result<()> {
     let next = Build::with(NEXT, &["cassandra", "sipctl"])?;
     let mut scene = Scene::start(site)?;
-    let [calling, registering, _answering] = scene.load().with_context(|| scene.logs())?;
+    let phones = std::array::from_fn(|_| net::loopback());
+    let traffic = Traffic::start(scene.balancer.address(), phones, CALLS_PER_SECOND).with_context(|| scene.logs())?;
 
     // A node of the next version takes no part as long as the schema is not its own, and hurts nobody.
     let early = plan(site, &scene.zookeeper, Role::Registrar, 3)?.modules(next.modules()).launch()?;
@@ -126,15 +101,9 @@ fn upgraded(site: &Site) -> Result<()> {
     let old = &scene.workers[0];
     ensure!(old.log().contains(GOES_ON), "{}", old.log());
 
-    let registering = registering.finish()?;
-    registering.check().with_context(|| scene.logs())?;
-    load::check(site, "bob", &calling.finish()?, &[]).with_context(|| scene.logs())?;
-    println!("{} registrations were refreshed", registering.successful);
-    for user in REGISTERED {
-        ensure!(site.contacts(user)?.len() == 1, "{user} has {:?}", site.contacts(user));
-    }
+    traffic.finish(site).with_context(|| scene.logs())?;
     let written = site.count("next_location")?;
-    ensure!(written >= REGISTERED.len() as u64, "nodes of the next version have written {written} rows");
+    ensure!(written >= load::REGISTERED.len() as u64, "nodes of the next version have written {written} rows");
     // This version's own tool is content as well.
     site.sipctl(&["schema", "check"], "").map(drop)
 }

@@ -1,22 +1,73 @@
 //! Calls that come in while a node dies, and what callers saw of them.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use lab::sipp::{Report, Sipp};
+use lab::sipp::{Report, Running, Sipp};
 use lab::wait;
 
 use super::sip::headers;
-use super::{Site, calls};
+use super::{DOMAIN, PASSWORD, Site, calls};
 
-const RATE: f64 = 50.0;
+/// Calls a second, unless a test wants others.
+pub const RATE: f64 = 50.0;
 const CALLS: u64 = 500;
 /// How long each call is talked.
 const TALK: Duration = Duration::from_secs(3);
 /// Longer than the way to a dead node, a living one, and all that is sent again.
 const NO_ANSWER: Duration = Duration::from_secs(15);
+const PHONE_PORT: u16 = 5062;
 const RECORDED: Duration = Duration::from_secs(20);
+
+/// Who registers again and again, beside the calls.
+pub const REGISTERED: [&str; 5] = ["carol", "dave", "erin", "frank", "grace"];
+const REGISTRATIONS_PER_SECOND: f64 = 10.0;
+/// Longer than all nodes take to be restarted.
+const WHOLE_LOAD: Duration = Duration::from_secs(600);
+
+/// Calls of alice's to bob, who answers, and registrations of [`REGISTERED`], from now on until they are finished.
+pub struct Traffic {
+    calling: Running,
+    registering: Running,
+    _answering: Running,
+}
+
+impl Traffic {
+    /// Towards this load balancer, so many calls a second; callers, who is called, and who registers are at these addresses.
+    pub fn start(balancer: SocketAddrV4, [callers, callees, registering]: [Ipv4Addr; 3], rate: f64) -> Result<Self> {
+        phone("register.xml", balancer, &["bob"], callees).run_successfully()?;
+        let answering = Sipp::new("uas_answer.xml").local(callees).local_port(PHONE_PORT);
+        let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
+        let calling =
+            phone("uac_invite_auth.xml", balancer, &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
+        let registering = phone("register.xml", balancer, &REGISTERED, registering).endless();
+        Ok(Self {
+            calling: endless(calling).rate(rate).spawn()?,
+            registering: registering.rate(REGISTRATIONS_PER_SECOND).spawn()?,
+            _answering: answering,
+        })
+    }
+
+    /// Ends it, and makes sure that nothing of it was lost.
+    pub fn finish(self, site: &Site) -> Result<()> {
+        let registering = self.registering.finish()?;
+        registering.check()?;
+        check(site, "bob", &self.calling.finish()?, &[])?;
+        println!("{} registrations were refreshed", registering.successful);
+        for user in REGISTERED {
+            ensure!(site.contacts(user)?.len() == 1, "{user} has {:?}", site.contacts(user));
+        }
+        Ok(())
+    }
+}
+
+/// Phones of one of `users` each time with this scenario, at this address.
+pub fn phone(scenario: &str, balancer: SocketAddrV4, users: &[&str], address: Ipv4Addr) -> Sipp {
+    let phone = Sipp::new(scenario).target(balancer).auth_uri(DOMAIN).local(address).local_port(PHONE_PORT);
+    phone.users(users.iter().map(|user| (*user, DOMAIN, PASSWORD))).timeout(WHOLE_LOAD)
+}
 
 /// A call that began longer before a moment was no longer being set up then.
 const SETTING_UP: Duration = Duration::from_secs(1);
