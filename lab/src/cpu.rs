@@ -48,6 +48,13 @@ pub fn stat(pid: u32) -> Option<Stat> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Whether no thread of a process does anything until it is told to go on, or it is gone.
+pub fn is_stopped(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(|line| parse(pid, &line)).all(|thread| matches!(thread.state, 'T' | 'Z' | 'X'))
+}
+
 /// What a process is doing: its state, where in the kernel it waits, and its CPU time.
 pub fn occupation(pid: u32) -> String {
     let Some(stat) = stat(pid) else { return format!("{pid} is gone") };

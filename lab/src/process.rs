@@ -20,6 +20,8 @@ use crate::{cpu, networks};
 
 /// How many lines of a log an error quotes.
 const TAIL_LINES: usize = 40;
+/// How long a busy machine may take to stop all threads of a group.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What happens to a child when this process ends without stopping it (kill -9, a crash).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,9 +236,12 @@ impl Managed {
         !self.over && matches!(self.exit(), Ok(None))
     }
 
-    /// Stops it and its children in their tracks (SIGSTOP).
+    /// Stops it and its children in their tracks (SIGSTOP), and waits until they stand: on a busy machine threads go on for a
+    /// while after the signal, and answer.
     pub fn freeze(&self) -> Result<()> {
-        self.signal_group(Signal::STOP)
+        self.signal_group(Signal::STOP)?;
+        let stands = || self.pids().into_iter().all(cpu::is_stopped);
+        wait::until(&format!("{} to stand still", self.name), FREEZE_LIMIT, stands)
     }
 
     /// Lets it go on after [`Managed::freeze`] (SIGCONT).
