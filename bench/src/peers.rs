@@ -256,7 +256,7 @@ fn config(cfg: &str, setup: &Setup<'_>) -> Config {
 /// A database that is not distant has no relay either: nothing but the database is measured.
 fn start_cassandra(distant: bool) -> Result<(Cassandra, Option<DelayRelay>)> {
     let relay_address = distant.then(net::loopback);
-    let options = cassandra::Options { broadcast_rpc_address: relay_address, ..Default::default() };
+    let options = cassandra::Options { broadcast_rpc_address: relay_address, optimised: true, ..Default::default() };
     let cassandra = Cassandra::start(options)?;
     let relay = relay_address.map(|address| relay(address, cassandra.address(), cassandra.port())).transpose()?;
     Ok((cassandra, relay))

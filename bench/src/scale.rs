@@ -88,7 +88,8 @@ struct Fleet {
 
 impl Fleet {
     fn start() -> Result<Self> {
-        let cassandra = step("Cassandra", || Cassandra::start(CassandraOptions::default()))?;
+        let cassandra =
+            step("Cassandra", || Cassandra::start(CassandraOptions { optimised: true, ..Default::default() }))?;
         let settings = settings(&cassandra);
         let users: String = (0..USERS).map(|number| format!("user{number},{DOMAIN},{PASSWORD}\n")).collect();
         step(format!("{USERS} subscribers"), || {

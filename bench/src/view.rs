@@ -28,7 +28,7 @@ const AT_MOST: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     Cassandra::install()?;
-    let cassandra = step("Cassandra", || Cassandra::start(CassandraOptions::default()))?;
+    let cassandra = step("Cassandra", || Cassandra::start(CassandraOptions { optimised: true, ..Default::default() }))?;
     let contact_point = cassandra.contact_point();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     step(format!("{CALLS} calls under way on {NODES} nodes"), || runtime.block_on(write(&contact_point)))?;

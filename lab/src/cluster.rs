@@ -173,6 +173,7 @@ fn start_cassandra(plan: &Plan, addresses: &[Ipv4Addr]) -> Result<Vec<Cassandra>
             seeds: nodes.first().map(Cassandra::address).into_iter().collect(),
             dir: plan.dir.as_ref().map(|dir| dir.join(format!("cassandra-{number}"))),
             outlive_us: plan.outlive_us,
+            optimised: plan.outlive_us,
             ..Default::default()
         };
         let what = format!("Cassandra on {address} answers CQL");

@@ -114,7 +114,7 @@ fn run_support(command: Support) -> Result<()> {
 
 fn run_cassandra(auth: bool) -> Result<()> {
     Cassandra::install()?;
-    let options = Options { auth, ..Options::default() };
+    let options = Options { auth, optimised: true, ..Options::default() };
     let node = step("Cassandra answers CQL", || Cassandra::start(options))?;
     println!("{}", node.contact_point());
     // Ctrl-C ends the wait with an error, as it should; that is how this command succeeds.

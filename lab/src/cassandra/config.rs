@@ -163,6 +163,9 @@ pub(super) fn jvm_args(home: &Path, dir: &Path, jmx_port: u16, options: &Options
         "-Dcassandra.memtable.row_overhead_size=180".to_owned(),
         "-Dcassandra.shutdown_announce_in_ms=500".to_owned(), // 2 s otherwise
     ];
+    if !options.optimised {
+        args.push("-XX:TieredStopAtLevel=1".to_owned());
+    }
     args.extend(OPENS.iter().flat_map(|package| add_open(package)));
     args.extend(options.jvm.iter().cloned());
     args.extend([

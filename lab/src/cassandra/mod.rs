@@ -81,6 +81,9 @@ pub struct Options {
     pub heap_mb: u32,
     /// Settings of `cassandra.yaml` that replace or add to ours.
     pub yaml: Vec<(String, Value)>,
+    /// It is to be as fast as it can be: its JVM compiles what runs often once more. In a node of a few minutes that costs more than it
+    /// saves, half of its CPU time.
+    pub optimised: bool,
     /// More JVM arguments, for example `-Dcassandra.x=y`.
     pub jvm: Vec<String>,
     /// Its directory; `None`: a fresh one, removed at the end.
@@ -103,6 +106,7 @@ impl Default for Options {
             broadcast_rpc_address: None,
             heap_mb: 512,
             yaml: Vec::new(),
+            optimised: false,
             jvm: Vec::new(),
             dir: None,
             outlive_us: false,
