@@ -287,9 +287,9 @@ fn check_load(site: &Site, calls: &BTreeMap<String, Call>, death: SystemTime) ->
     ensure!(calls.len() as u64 == LOAD, "{} calls were begun", calls.len());
     let unexplained: Vec<&Call> =
         calls.values().filter(|call| !call.answered && !call.was_being_set_up(death)).collect();
-    ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {death:?}");
+    ensure!(unexplained.is_empty(), "{unexplained:?} were not being set up at {death:?}");
     let hanging: Vec<_> = calls.iter().filter(|(_, call)| call.answered && !call.ended && !call.was_ended).collect();
-    ensure!(hanging.is_empty(), "{hanging:#?} did not end");
+    ensure!(hanging.is_empty(), "{hanging:?} did not end");
     let (lost, others): (Vec<_>, Vec<_>) =
         calls.iter().filter(|(_, call)| call.answered).partition(|(_, call)| call.was_ended);
     println!("{} calls went on, {} were lost with their media node", others.len(), lost.len());

@@ -310,7 +310,7 @@ impl Scene {
     fn load(&self, callee: &str) -> Result<[Running; 2]> {
         let [callers, callees, _] = PHONES;
         self.phone("register.xml", callee, callees).run_successfully()?;
-        let answering = Sipp::new("uas_answer.xml").local(self.world.segment.host(callees)).local_port(5062);
+        let answering = Sipp::new("uas_answer_again.xml").local(self.world.segment.host(callees)).local_port(5062);
         let answering = answering.endless().ignore_unexpected().spawn()?;
         let caller = self.phone("uac_invite_auth.xml", "alice", callers).key("callee", format!("{callee}@{DOMAIN}"));
         Ok([load::of(caller).spawn()?, answering])

@@ -1,6 +1,7 @@
 //! SIPp as the phones: scenarios of `tests/sipp/`, and what came of them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -470,16 +471,16 @@ impl Report {
     }
 
     /// The messages, each with when it was sent or received. Empty when not traced.
-    pub fn timed_messages(&self) -> Result<Vec<(SystemTime, &str)>> {
+    pub fn timed_messages(&self) -> Result<Vec<Message<'_>>> {
         // A line of dashes and the time, a line that says which way, an empty one, then the message.
         let parts =
             self.messages.split("----------------------------------------------- ").filter(|part| !part.is_empty());
         parts
             .map(|part| {
                 let (time, rest) = part.split_once('\n').context("a message without its time")?;
-                let (_, message) = rest.split_once("\n\n").context("a message without its direction")?;
+                let (_, text) = rest.split_once("\n\n").context("a message without its direction")?;
                 let time = humantime::parse_rfc3339_weak(time.trim()).with_context(|| format!("no time: {time}"))?;
-                Ok((time, message))
+                Ok(Message { time, text })
             })
             .collect()
     }
@@ -496,6 +497,23 @@ impl Report {
             text.push('\n');
         }
         text.trim_end().to_owned()
+    }
+}
+
+/// What SIPp has sent or received.
+#[derive(Clone, Copy)]
+pub struct Message<'report> {
+    /// When.
+    pub time: SystemTime,
+    /// All of it.
+    pub text: &'report str,
+}
+
+/// When, and the first line.
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.text.lines().next().unwrap_or_default();
+        write!(f, "{} {line}", humantime::format_rfc3339_millis(self.time))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Calls that come in while a node dies, and what callers saw of them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
-use lab::sipp::{Report, Running, Sipp};
+use anyhow::{Context, Result, bail, ensure};
+use lab::sipp::{Message, Report, Running, Sipp};
 use lab::wait;
 
 use super::sip::headers;
@@ -38,7 +39,7 @@ impl Traffic {
     /// Towards this load balancer, so many calls a second; callers, who is called, and who registers are at these addresses.
     pub fn start(balancer: SocketAddrV4, [callers, callees, registering]: [Ipv4Addr; 3], rate: f64) -> Result<Self> {
         phone("register.xml", balancer, &["bob"], callees).run_successfully()?;
-        let answering = Sipp::new("uas_answer.xml").local(callees).local_port(PHONE_PORT);
+        let answering = Sipp::new("uas_answer_again.xml").local(callees).local_port(PHONE_PORT);
         let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
         let calling =
             phone("uac_invite_auth.xml", balancer, &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
@@ -73,19 +74,30 @@ pub fn phone(scenario: &str, balancer: SocketAddrV4, users: &[&str], address: Ip
 const SETTING_UP: Duration = Duration::from_secs(1);
 
 /// What the caller saw of a call.
-#[derive(Debug)]
-pub struct Call {
+pub struct Call<'report> {
     pub begun: SystemTime,
     pub answered: bool,
-    /// The caller has hung up.
+    /// The caller has hung up, and knows that it is over: by the answer to its BYE, or, when that was lost and the BYE went another way
+    /// then, because there is no such call any more (RFC 3261 section 15.1.1).
     pub ended: bool,
     /// The other side has.
     pub was_ended: bool,
-    /// The first line of the last message, for whoever wonders why.
-    pub last: String,
+    /// How often it has sent its BYE.
+    byes: usize,
+    messages: Vec<Message<'report>>,
 }
 
-impl Call {
+/// All that the caller has sent and received, for whoever wonders why.
+impl fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.messages.iter().try_for_each(|message| {
+            let header = |name: &str| headers(message.text, name).join(", ");
+            writeln!(f, "{message} ({}, Route: {}, Via: {})", header("CSeq"), header("Route"), header("Via"))
+        })
+    }
+}
+
+impl Call<'_> {
     /// Whether it may have been on its way at this moment.
     pub fn was_being_set_up(&self, moment: SystemTime) -> bool {
         moment.duration_since(self.begun).is_ok_and(|before| before <= SETTING_UP)
@@ -113,7 +125,9 @@ pub fn check(site: &Site, callee: &str, report: &Report, deaths: &[SystemTime]) 
     let being_set_up = |call: &Call| deaths.iter().any(|death| call.was_being_set_up(*death));
     let lost: Vec<&Call> = seen.values().filter(|call| !call.answered || !call.ended).collect();
     let unexplained: Vec<&&Call> = lost.iter().filter(|call| !being_set_up(call)).collect();
-    ensure!(unexplained.is_empty(), "{unexplained:#?} were not being set up at {deaths:?}");
+    if let Some(call) = unexplained.first() {
+        bail!("{} calls were not being set up at {deaths:?}, such as\n{call:?}", unexplained.len());
+    }
     let answered = seen.len() - lost.len();
     println!("{answered} calls answered and ended, {} that were being set up at a death were lost", lost.len());
     // What began twice is one call, and what a dead node knew has ended in the records all the same.
@@ -126,21 +140,30 @@ pub fn check(site: &Site, callee: &str, report: &Report, deaths: &[SystemTime]) 
 }
 
 /// The calls of a run by Call-ID, from the messages that it has written down.
-pub fn calls_of(report: &Report) -> Result<BTreeMap<String, Call>> {
+pub fn calls_of(report: &Report) -> Result<BTreeMap<String, Call<'_>>> {
     let mut seen = BTreeMap::new();
-    for (time, message) in report.timed_messages()? {
-        let header = |name: &str| headers(message, name).first().copied().unwrap_or_default();
-        let new = || Call { begun: time, answered: false, ended: false, was_ended: false, last: String::new() };
+    for message in report.timed_messages()? {
+        let header = |name: &str| headers(message.text, name).first().copied().unwrap_or_default();
+        let new = || Call {
+            begun: message.time,
+            answered: false,
+            ended: false,
+            was_ended: false,
+            byes: 0,
+            messages: Vec::new(),
+        };
         let call = seen.entry(header("Call-ID").to_owned()).or_insert_with(new);
-        let (first_line, cseq) = (message.lines().next().unwrap_or_default(), header("CSeq"));
-        call.last = format!("{first_line} ({cseq})");
+        let (first_line, cseq) = (message.text.lines().next().unwrap_or_default(), header("CSeq"));
+        call.messages.push(message);
         match (first_line, cseq.split(' ').nth(1)) {
             (line, Some("INVITE")) if line.starts_with("SIP/2.0 200 ") => call.answered = true,
             (line, Some("BYE")) if line.starts_with("SIP/2.0 200 ") => call.ended = !call.was_ended,
+            (line, Some("BYE")) if line.starts_with("SIP/2.0 481 ") => call.ended |= call.byes > 1,
             // It has come through proxies.
-            (line, Some("BYE")) if line.starts_with("BYE ") && headers(message, "Via").len() > 1 => {
+            (line, Some("BYE")) if line.starts_with("BYE ") && headers(message.text, "Via").len() > 1 => {
                 call.was_ended = true
             }
+            (line, Some("BYE")) if line.starts_with("BYE ") => call.byes += 1,
             _ => {}
         }
     }
