@@ -15,7 +15,7 @@ help: ## this list
 demo: deps build ## start everything, register two phones, make a call, show what was stored, stop everything
 	$(LAB) demo
 
-test: deps-all build ## all the tests, as CI runs them
+test: deps-all release ## all the tests, as CI runs them
 	scripts/test
 
 test-media: deps-all build ## calls with audio through media nodes; with FREESWITCH=/path/to/freeswitch through that one
@@ -63,10 +63,13 @@ deps: ## install what is missing from Debian, or say what to install
 deps-all:
 	@scripts/deps --all
 
-build: ## the module, sipctl and Carna, optimised, in target/release/, and the lab
+build: release ## the module, sipctl and Carna, optimised, in target/release/, and the lab
+	cargo build --package lab
+
+.PHONY: release
+release:
 	vendor/fetch-headers
 	cargo build --release --package cassandra --package sipctl --package carna
-	cargo build --package lab
 
 package: deps-package build cyclonedx ## Debian packages for the Kamailio installed here, their bills of materials and licenses: target/package/
 	scripts/package

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{tools, workspace};
 
@@ -16,12 +16,13 @@ pub struct Build {
 impl Build {
     /// Builds these packages with this feature, beside what is built without it.
     pub fn with(feature: &str, packages: &[&str]) -> Result<Self> {
-        let cargo = std::env::var_os("CARGO").context("to be run by cargo")?;
         let target = workspace().target();
-        let mut command = Command::new(cargo);
+        let mut command = Command::new("cargo");
         command.args(["build", "--quiet", "--offline", "--target-dir"]).arg(target).current_dir(workspace().root());
+        // Of the whole workspace, so that what they need has the features with which it is built for other tests.
+        command.args(["--workspace", "--lib", "--bin", "sipctl"]);
         for package in packages {
-            command.args(["--package", package, "--features", &format!("{package}/{feature}")]);
+            command.args(["--features", &format!("{package}/{feature}")]);
         }
         tools::run(&mut command)?;
         // The next build puts its own in their places.

@@ -84,7 +84,7 @@ impl Test {
     /// Runs it with the versions that the environment names; its log goes into this directory.
     fn run(&self, logs: &Path) -> Result<()> {
         let cargo = Spawn::new(self.name, "cargo", logs.join(format!("{}.log", self.name)))
-            .args(["test", "--package", "cassandra", "--test", self.suite, "--", "--exact", self.name])
+            .args(["test", "--workspace", "--test", self.suite, "--", "--exact", self.name])
             .env("LEAK_TEST", "short") // the long one takes some minutes
             .dir(workspace().root());
         let shown = process::run(cargo, TEST_LIMIT)?;
