@@ -176,7 +176,8 @@ fn shown(object: &Value, fields: &mut Vec<String>) -> Result<()> {
 
 fn events(site: &Site) -> Result<()> {
     let receiver = Receiver::start()?;
-    let node = site.node("events", "kamailio-cfg/all-in-one.cfg", receiver.address())?.env("EVENT_LOG", "1").start()?;
+    let node = site.node("events", "kamailio-cfg/all-in-one.cfg", receiver.address())?.env("EVENT_LOG", "1");
+    let node = node.env("MIN_EXPIRES", "1").start()?;
     let mut phone = Agent::udp_towards(node.address(), net::loopback())?;
     let contact = phone.contact("bob", "");
     connected(&node)?;
@@ -208,6 +209,7 @@ fn events(site: &Site) -> Result<()> {
     phone.send(&sip::response(&received, "486 Busy Here"))?;
     let answer = caller.final_response()?;
     ensure!(status(&answer) == Some(486), "{answer}");
+    phone.receive_request("ACK")?;
     let line = receiver.until("the failure", |line| line["event"]["action"] == "call-failed")?;
     ensure!(call_id_of(&line) == headers(&invite, "Call-ID")[0], "{line}");
     ensure!(line["sip"]["code"] == "486" && line["event"]["outcome"] == "failure", "{line}");
@@ -216,6 +218,20 @@ fn events(site: &Site) -> Result<()> {
     let line = receiver.until("the attempt", |line| line["event"]["action"] == "call-attempt")?;
     ensure!(line["user_agent"]["original"] == "phone \"7\"" && line["sip"]["method"] == "INVITE", "{line}");
     ensure!(line["source"]["ip"] == caller.here().ip().to_string(), "{line}");
+
+    // The same contact for a moment, and what follows when it is over; then it is there once more, and taken back.
+    for (parameters, actions) in
+        [(";expires=2", &["reg-refresh", "reg-expired"][..]), ("", &[]), (";expires=0", &["reg-del"])]
+    {
+        let contact = phone.contact("bob", parameters);
+        digest::send_authenticated(&mut phone, "REGISTER", &format!("sip:{DOMAIN}"), "bob", "bob", &[&contact])?;
+        let answer = phone.final_response()?;
+        ensure!(status(&answer) == Some(200), "{answer}");
+        for action in actions {
+            let line = receiver.until(action, |line| line["event"]["action"] == *action)?;
+            ensure!(line["sip"]["registration"]["aor"] == format!("bob@{DOMAIN}"), "{line}");
+        }
+    }
     receiver.end().map(drop)
 }
 
