@@ -118,7 +118,9 @@ impl Scene {
         let zookeeper = ZooKeeper::start_at(&[segment.claim(ZOOKEEPER)?])?;
         let plan = |role: Role, number: usize| {
             let plan = Plan::new(role, &zookeeper, &format!("{role}-{number}"))?;
-            anyhow::Ok(plan.settings(&settings(site.contact_point(), "dc1")).env("REQUESTS_PER_SOURCE", "10000"))
+            let plan = plan.settings(&settings(site.contact_point(), "dc1")).env("REQUESTS_PER_SOURCE", "10000");
+            // Nothing may be refused because this machine was slow for a moment.
+            anyhow::Ok(plan.env("CALL_TIMEOUT_MS", "1500").env("REQUEST_TIMEOUT_MS", "700"))
         };
         let workers = WORKERS.into_iter().flat_map(|role| [(role, 1), (role, 2)]);
         let mut members = Vec::new();
