@@ -299,8 +299,9 @@ fn hostile(site: &Site) -> Result<()> {
         for message in messages {
             let _ = agent.send_bytes(&message);
             // One at a time: what is too much for the socket would be lost.
-            say(&node, &format!("after-{number}"))?;
+            say(&node, "between")?;
         }
+        say(&node, &format!("after-{number}"))?;
     }
     let _ = receiver.until("the last line", |line| line["message"] == "end" && call_id_of(line) == "after-11")?;
     let kamailio = node.kamailio()?;
