@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::load::{self, Traffic};
-use common::{DOMAIN, Site, settings};
+use common::{DOMAIN, Site};
 use lab::carna::{Node, Plan};
 use lab::cassandra::Cassandra;
 use lab::machines::{self, Machine, Segment};
@@ -117,10 +117,7 @@ impl Scene {
         PHONES.iter().try_for_each(|host| segment.claim(*host).map(drop))?;
         let zookeeper = ZooKeeper::start_at(&[segment.claim(ZOOKEEPER)?])?;
         let plan = |role: Role, number: usize| {
-            let plan = Plan::new(role, &zookeeper, &format!("{role}-{number}"))?;
-            let plan = plan.settings(&settings(site.contact_point(), "dc1")).env("REQUESTS_PER_SOURCE", "10000");
-            // Nothing may be refused because this machine was slow for a moment.
-            anyhow::Ok(plan.env("CALL_TIMEOUT_MS", "1500").env("REQUEST_TIMEOUT_MS", "700"))
+            anyhow::Ok(Plan::new(role, &zookeeper, &format!("{role}-{number}"))?.settings(&load::settings(site)))
         };
         let workers = WORKERS.into_iter().flat_map(|role| [(role, 1), (role, 2)]);
         let mut members = Vec::new();

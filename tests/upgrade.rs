@@ -74,10 +74,7 @@ impl Scene {
 }
 
 fn plan(site: &Site, zookeeper: &ZooKeeper, role: Role, number: usize) -> Result<Plan> {
-    let plan = Plan::new(role, zookeeper, &format!("{role}-{number}"))?.env("REQUESTS_PER_SOURCE", "10000");
-    // Nothing may be refused because this machine was slow for a moment.
-    let plan = plan.env("CALL_TIMEOUT_MS", "1500").env("REQUEST_TIMEOUT_MS", "700");
-    Ok(plan.settings(&settings(site.contact_point(), "dc1")))
+    Ok(Plan::new(role, zookeeper, &format!("{role}-{number}"))?.settings(&load::settings(site)))
 }
 
 fn upgraded(site: &Site) -> Result<()> {

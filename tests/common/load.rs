@@ -28,6 +28,14 @@ const REGISTRATIONS_PER_SECOND: f64 = 10.0;
 /// Longer than all nodes take to be restarted.
 const WHOLE_LOAD: Duration = Duration::from_secs(600);
 
+/// What nodes find in their environment that are restarted under load: all of it comes from a few addresses, and nothing may be refused
+/// because this machine was slow for a moment.
+pub fn settings(site: &Site) -> Vec<(String, String)> {
+    let patient = [("REQUESTS_PER_SOURCE", "10000"), ("CALL_TIMEOUT_MS", "1500"), ("REQUEST_TIMEOUT_MS", "700")];
+    let patient = patient.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    super::settings(site.contact_point(), "dc1").into_iter().chain(patient).collect()
+}
+
 /// Calls of alice's to bob, who answers, and registrations of [`REGISTERED`], from now on until they are finished.
 pub struct Traffic {
     calling: Running,
