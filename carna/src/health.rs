@@ -70,6 +70,8 @@ pub struct Work {
     pub sessions: u64,
     /// Call events that are not in Cassandra.
     pub events: u64,
+    /// Those of them that are on the disk, and would be there after a kill.
+    pub spooled: u64,
 }
 
 impl Work {
@@ -81,7 +83,7 @@ impl Work {
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transactions, dialogs, sessions, events } = self;
+        let Self { transactions, dialogs, sessions, events, spooled: _ } = self;
         write!(
             f,
             "{transactions} transactions, {dialogs} dialogs, {sessions} sessions, {events} call events that are not in Cassandra"

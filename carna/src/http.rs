@@ -222,6 +222,7 @@ async fn metrics(Shared(told): Shared<Told>) -> Response {
             gauge("dialogs", "Dialogs", work.dialogs);
             gauge("sessions", "Legs of calls with their audio", work.sessions);
             gauge("call_events", "Call events that are not in Cassandra", work.events);
+            gauge("call_events_spooled", "Call events that are not in Cassandra, but on the disk", work.spooled);
         }
         let load = told.load.borrow();
         if let Some(calls) = load.calls {

@@ -142,7 +142,8 @@ fn at_work(role: Role, under_way: Work, stats: Option<&Value>) -> Option<Work> {
     let stats = stats?;
     // A dialog whose BYE took another way is known for hours; a call of before a restart is no dialog here.
     let dialogs = under_way.dialogs.min(number(stats, "live_calls")?);
-    Some(Work { dialogs, events: number(stats, "call_events_spooled")?, ..under_way })
+    let spooled = number(stats, "call_events_spooled")?;
+    Some(Work { dialogs, events: spooled, spooled, ..under_way })
 }
 
 /// What is counted, by the statistics of the module.

@@ -71,8 +71,8 @@ impl FreeSwitch {
             Err(error) => return Look { trouble: Some(format!("{error:#}")), ..Look::default() },
         };
         let trouble = if status.is_ready { refusal.filter(|_| !status.is_full()) } else { Some(NOT_READY.to_owned()) };
-        let events = self.history.as_ref().map_or(0, History::waiting);
-        let at_work = Work { sessions: status.sessions, events, ..Work::default() };
+        let (events, spooled) = self.history.as_ref().map_or((0, 0), |history| (history.waiting(), history.spooled()));
+        let at_work = Work { sessions: status.sessions, events, spooled, ..Work::default() };
         let counts = Counts { sessions: Some(status.sessions), max_sessions: status.most, ..Counts::default() };
         Look { is_alive: true, trouble, at_work: Some(at_work), counts }
     }

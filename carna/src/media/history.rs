@@ -111,7 +111,12 @@ impl History {
 
     /// Events that are not in Cassandra.
     pub(crate) fn waiting(&self) -> u64 {
-        self.taker.under_way.load(Relaxed) + SPOOLED.load(Relaxed)
+        self.taker.under_way.load(Relaxed) + self.spooled()
+    }
+
+    /// Those of them that are on the disk.
+    pub(crate) fn spooled(&self) -> u64 {
+        SPOOLED.load(Relaxed)
     }
 
     /// Sees what has come into Cassandra or onto the disk, and takes no more.

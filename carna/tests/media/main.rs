@@ -276,7 +276,8 @@ fn killed(site: &Site) -> Result<()> {
     let first = node.kamailio()?;
     site.cassandra.freeze()?;
     call(&double, "killed");
-    let kept = until("the events to be kept", SOON, || metric(&node, "call_events") == Some(EVENTS_OF_CALL as u64));
+    let kept =
+        until("the events to be kept", SOON, || metric(&node, "call_events_spooled") == Some(EVENTS_OF_CALL as u64));
     let again = kept.and_then(|_| node.again());
     site.cassandra.thaw()?;
     let node = again?;
