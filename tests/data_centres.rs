@@ -200,8 +200,7 @@ impl Centre<'_> {
 
     /// A call from here that is talked for so long.
     fn calling(&self, balancer: &Kamailio, caller: &str, callee: &str, seconds: u64) -> Result<Running> {
-        // A 180 may come after the 200 that overtook it on the way through so many processes.
-        let caller = phone(balancer, "uac_invite_auth.xml", caller).ignore_unexpected();
+        let caller = phone(balancer, "uac_invite_auth.xml", caller);
         let caller = caller.key("callee", aor(callee)).pause(Duration::from_secs(seconds));
         self.network.inside(|| caller.spawn())
     }

@@ -711,7 +711,7 @@ fn browser_called(platform: &Platform) -> Result<()> {
         let challenge = browser.ask(&browser.register("bob", &[contact, "Expires: 60"]))?;
         let met = credentials(&challenge, "REGISTER", &format!("sip:{DOMAIN}"), "bob")?;
         register(&mut browser, "bob", &[contact, "Expires: 60", &met]).with_context(|| topology.logs())?;
-        let caller = phone(second, "uac_invite_auth.xml", "alice").ignore_unexpected();
+        let caller = phone(second, "uac_invite_auth.xml", "alice");
         let calling = caller.key("callee", format!("bob@{DOMAIN}")).spawn()?;
         let invite = browser.receive_request("INVITE").with_context(|| topology.logs())?;
         browser.send(&with_lines(&response(&invite, "200 OK"), contact))?;

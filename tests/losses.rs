@@ -26,7 +26,7 @@ fn calls_go_on(site: &Site) -> Result<()> {
     let at = |sipp: Sipp, address| sipp.local(address).local_port(5062);
     let address = net::loopback();
     run(first, at(phone(first, "register.xml", "bob"), address))?;
-    let _answering = at(Sipp::new("uas_answer_again.xml"), address).endless().ignore_unexpected().spawn()?;
+    let _answering = at(Sipp::new("uas_answer_again.xml"), address).endless().spawn()?;
     let caller = load::of(phone(second, "uac_invite_auth.xml", "alice").key("callee", format!("bob@{DOMAIN}")));
     let registering = phone(first, "register.xml", "carol").calls(100).rate(10.0).key("expires", 60);
     let (calling, registering) = (caller.spawn()?, registering.ignore_unexpected().spawn()?);

@@ -129,11 +129,10 @@ fn load_balancer(site: &Site) -> Result<()> {
     let (address, port) = (net::loopback(), 5062);
     run(balancer, phone(balancer, "register.xml", "bob").local(address).local_port(port))?;
     let calls = 10;
-    let answering =
-        Sipp::new("uas_answer.xml").local(address).local_port(port).calls(calls).ignore_unexpected().spawn()?;
+    let answering = Sipp::new("uas_answer.xml").local(address).local_port(port).calls(calls).spawn()?;
     // They hang up while the load lasts: when the peak has been found, and the share of what is refused.
     let caller = phone(balancer, "uac_invite_auth.xml", "alice").calls(calls).key("callee", format!("bob@{DOMAIN}"));
-    let talking = caller.rate(10.0).ignore_unexpected().pause(Duration::from_secs(9)).spawn()?;
+    let talking = caller.rate(10.0).pause(Duration::from_secs(9)).spawn()?;
     compare("a load balancer with one slow worker", || phones(balancer), &[balancer])
         .with_context(|| topology.logs())?;
     talking.wait()?.check().with_context(|| topology.logs())?;

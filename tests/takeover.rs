@@ -311,7 +311,7 @@ impl Scene {
         let [callers, callees, _] = PHONES;
         self.phone("register.xml", callee, callees).run_successfully()?;
         let answering = Sipp::new("uas_answer_again.xml").local(self.world.segment.host(callees)).local_port(5062);
-        let answering = answering.endless().ignore_unexpected().spawn()?;
+        let answering = answering.endless().spawn()?;
         let caller = self.phone("uac_invite_auth.xml", "alice", callers).key("callee", format!("{callee}@{DOMAIN}"));
         Ok([load::of(caller).spawn()?, answering])
     }

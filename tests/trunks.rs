@@ -167,8 +167,7 @@ fn numbers(site: &Site) -> Result<()> {
     let (country, city) = (Gateway::start("200 OK")?, Gateway::start("200 OK")?);
     let trunks = Trunks::start(site, &(country.line(10, 0) + &city.line(11, 0)))?;
     for (gateway, number) in [(&country, "+4989123"), (&city, "+4930123")] {
-        run(trunks.load_balancer(0), dial(&trunks, number).ignore_unexpected())
-            .with_context(|| trunks.topology.logs())?;
+        run(trunks.load_balancer(0), dial(&trunks, number)).with_context(|| trunks.topology.logs())?;
         lab::wait::until("the end of the call at the gateway", SOON, || gateway.received("BYE").len() == 1)?;
         let [invite] = gateway.received("INVITE").try_into().ok().context("one INVITE")?;
         ensure!(invite.starts_with(&format!("INVITE sip:{number}@{} SIP/2.0", gateway.address)), "{invite}");
@@ -194,8 +193,7 @@ fn failover(site: &Site) -> Result<()> {
         good.line(11, 1),
     ];
     let trunks = Trunks::start(site, &lines.concat())?;
-    run(trunks.load_balancer(0), dial(&trunks, "+4989123").ignore_unexpected())
-        .with_context(|| trunks.topology.logs())?;
+    run(trunks.load_balancer(0), dial(&trunks, "+4989123")).with_context(|| trunks.topology.logs())?;
     ensure!(broken.received("INVITE").len() == 1 && good.received("INVITE").len() == 1);
     let call = |number: &str| -> Result<String> {
         let mut caller = Agent::udp(trunks.load_balancer(1))?;

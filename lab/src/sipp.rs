@@ -56,7 +56,7 @@ impl Transport {
 /// A run of SIPp to be: one call, 10 calls a second, a limit of 30 s, on a fresh address, unless set otherwise.
 ///
 /// A scenario may name defaults for its keywords in its comment, one a line: `key NAME=VALUE`. The keyword `contact` is this
-/// SIPp's own `address:port` unless set.
+/// SIPp's own `address:port` unless set. The line `ignore unexpected` there is as [`Sipp::ignore_unexpected`].
 #[derive(Clone, Debug)]
 pub struct Sipp {
     scenario: PathBuf,
@@ -71,6 +71,7 @@ pub struct Sipp {
     keys: BTreeMap<String, String>,
     timeout: Duration,
     trace: Option<bool>,
+    ignores_unexpected: bool,
     args: Vec<String>,
 }
 
@@ -101,6 +102,7 @@ impl Sipp {
             keys: BTreeMap::new(),
             timeout: Duration::from_secs(30),
             trace: None,
+            ignores_unexpected: false,
             args: Vec::new(),
         }
     }
@@ -195,8 +197,9 @@ impl Sipp {
 
     /// Goes on when a message comes that the scenario does not expect there: a server that is slow gets the same request twice,
     /// and answers both.
-    pub fn ignore_unexpected(self) -> Self {
-        self.arg("-default_behaviors").arg("all,-abortunexp")
+    pub fn ignore_unexpected(mut self) -> Self {
+        self.ignores_unexpected = true;
+        self
     }
 
     /// How long a `<pause/>` without a length takes.
@@ -247,6 +250,8 @@ impl Sipp {
     }
 
     fn command(&self, dir: &RunDir, local: SocketAddrV4) -> Result<Spawn> {
+        let scenario = fs::read_to_string(&self.scenario)
+            .with_context(|| format!("cannot read the scenario {}", self.scenario.display()))?;
         let name = self.scenario.file_name().unwrap_or_default();
         let mut command = Spawn::new(format!("SIPp ({})", name.to_string_lossy()), "sipp", dir.join("sipp.log"))
             .arg("-sf")
@@ -277,8 +282,11 @@ impl Sipp {
         if let Some(path) = self.injection_path(dir)? {
             command = command.arg("-inf").arg(path);
         }
-        for (name, value) in self.all_keys(local)? {
+        for (name, value) in self.all_keys(&scenario, local) {
             command = command.args(["-key", &name, &value]);
+        }
+        if self.ignores_unexpected || ignores_unexpected(&scenario) {
+            command = command.args(["-default_behaviors", "all,-abortunexp"]);
         }
         Ok(command.args(&self.args))
     }
@@ -295,13 +303,11 @@ impl Sipp {
     }
 
     /// The scenario's defaults, ours, and what the caller has set, the last one winning.
-    fn all_keys(&self, local: SocketAddrV4) -> Result<BTreeMap<String, String>> {
-        let scenario = fs::read_to_string(&self.scenario)
-            .with_context(|| format!("cannot read the scenario {}", self.scenario.display()))?;
-        let mut keys = default_keys(&scenario);
+    fn all_keys(&self, scenario: &str, local: SocketAddrV4) -> BTreeMap<String, String> {
+        let mut keys = default_keys(scenario);
         keys.insert("contact".to_owned(), local.to_string());
         keys.extend(self.keys.clone());
-        Ok(keys)
+        keys
     }
 }
 
@@ -324,6 +330,11 @@ fn default_keys(scenario: &str) -> BTreeMap<String, String> {
         .filter_map(|line| line.split("  ").next()?.split_once('='))
         .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
         .collect()
+}
+
+/// Whether a line of a scenario's comment says so. What follows after two spaces is its explanation.
+fn ignores_unexpected(scenario: &str) -> bool {
+    scenario.lines().any(|line| line.trim_start().split("  ").next() == Some("ignore unexpected"))
 }
 
 /// A SIPp at work. Dropping it kills it.
@@ -586,6 +597,13 @@ mod tests {
         assert_eq!(keys.get("expires").map(String::as_str), Some("3600"));
         assert_eq!(keys.get("params").map(String::as_str), Some(""));
         assert_eq!(keys.len(), 2);
+    }
+
+    #[test]
+    fn a_scenario_says_whether_it_ignores_what_it_does_not_expect() {
+        assert!(ignores_unexpected("<!--\n  ignore unexpected\n-->"));
+        assert!(ignores_unexpected("<!--\n  ignore unexpected    for a reason\n-->"));
+        assert!(!ignores_unexpected("<!--\n  It does not ignore unexpected messages.\n-->"));
     }
 
     #[test]

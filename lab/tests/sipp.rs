@@ -1,9 +1,12 @@
 //! The scenarios of `tests/sipp/` against stock Kamailio with everything in memory.
 
+use std::time::Duration;
+
 use lab::kamailio::{Config, Kamailio};
 use lab::sipp::{Report, Sipp, Transport};
 
-/// Stock registrar and auth: every password is "secret"; `nodb` answers as if there were no database.
+/// Stock registrar and auth: every password is "secret"; `nodb` answers as if there were no database, `late` as
+/// if its 200 had overtaken its 180.
 const SCRIPT: &str = r#"#!KAMAILIO
 auto_aliases=no
 loadmodule "kex.so"
@@ -17,15 +20,24 @@ loadmodule "auth.so"
 loadmodule "siputils.so"
 loadmodule "textops.so"
 loadmodule "jsonrpcs.so"
+loadmodule "cfgutils.so"
 modparam("usrloc", "use_domain", 1)
 request_route {
     if (is_method("OPTIONS")) { sl_send_reply("200", "OK"); exit; }
     if (is_method("CANCEL|ACK") && !has_totag()) { if (t_check_trans()) t_relay(); exit; }
+    if (is_method("BYE") && $rU == "late") { sl_send_reply("200", "OK"); exit; }
     if (has_totag()) { if (loose_route()) t_relay(); else if (is_method("ACK") && t_check_trans()) t_relay(); exit; }
     if (!pv_auth_check("$fd", "secret", "0", "0")) { auth_challenge("$fd", "1"); exit; }
     if ($fU == "nodb") { append_to_reply("Retry-After: 7\r\n"); sl_send_reply("503", "Service Unavailable"); exit; }
     if (is_method("REGISTER")) { save("location"); exit; }
     if ($rU == "nobody") { sl_send_reply("404", "Not Found"); exit; }
+    if ($rU == "late") {
+        append_to_reply("Contact: <sip:late@$Ri:$Rp>\r\n");
+        sl_send_reply("200", "OK");
+        usleep("100000");
+        sl_send_reply("180", "Ringing");
+        exit;
+    }
     record_route();
     if (!lookup("location")) { sl_send_reply("480", "Temporarily Unavailable"); exit; }
     t_relay();
@@ -76,6 +88,14 @@ fn calls() {
     run(&kamailio, Sipp::new("register.xml").users(BOB).key("contact", bob.local()));
     run(&kamailio, Sipp::new("uac_cancel.xml").users(ALICE).key("callee", "bob@example.com"));
     bob.wait().expect("an end").check().expect("a cancelled call");
+}
+
+#[test]
+fn a_call_whose_200_overtakes_its_180_is_a_call() {
+    let caller = Sipp::new("uac_invite_auth.xml").users(ALICE).key("callee", "late@example.com");
+    let report = run(&kamailio(), caller.pause(Duration::from_millis(300)));
+    let position = |line: &str| report.messages.find(line).expect(line);
+    assert!(position("SIP/2.0 200 OK") < position("SIP/2.0 180 Ringing"), "{}", report.messages);
 }
 
 #[test]

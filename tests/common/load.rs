@@ -48,7 +48,7 @@ impl Traffic {
     pub fn start(balancer: SocketAddrV4, [callers, callees, registering]: [Ipv4Addr; 3], rate: f64) -> Result<Self> {
         phone("register.xml", balancer, &["bob"], callees).run_successfully()?;
         let answering = Sipp::new("uas_answer_again.xml").local(callees).local_port(PHONE_PORT);
-        let answering = answering.endless().ignore_unexpected().timeout(WHOLE_LOAD).spawn()?;
+        let answering = answering.endless().timeout(WHOLE_LOAD).spawn()?;
         let calling =
             phone("uac_invite_auth.xml", balancer, &["alice"], callers).key("callee", format!("bob@{DOMAIN}"));
         let registering = phone("register.xml", balancer, &REGISTERED, registering).endless();
@@ -119,7 +119,7 @@ pub fn of(caller: Sipp) -> Sipp {
 
 /// The same, until it is told to finish.
 pub fn endless(caller: Sipp) -> Sipp {
-    let caller = caller.endless().rate(RATE).pause(TALK).ignore_unexpected().trace_messages(true);
+    let caller = caller.endless().rate(RATE).pause(TALK).trace_messages(true);
     caller.arg("-recv_timeout").arg(NO_ANSWER.as_millis().to_string())
 }
 
