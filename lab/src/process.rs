@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getaffinity, sched_setaffinity};
 
 use crate::wait::{self, Condition};
 use crate::{cpu, networks};
@@ -90,7 +90,8 @@ impl Spawn {
         self
     }
 
-    /// Starts it in a session of its own, with nothing on standard input, in the network that the calling thread is in.
+    /// Starts it in a session of its own, with nothing on standard input, in the network that the calling thread is in, on the cores
+    /// that this thread may use.
     pub fn start(self) -> Result<Managed> {
         let log = open_log(&self.log)?;
         let log_start = log.metadata().map(|meta| meta.len()).unwrap_or(0);
@@ -120,14 +121,15 @@ impl Spawn {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        set_up_in_child(&mut command, self.on_our_death, networks::of_this_thread()?);
+        let cores = sched_getaffinity(None).context("which cores may be used")?;
+        set_up_in_child(&mut command, self.on_our_death, networks::of_this_thread()?, cores);
         Ok(command)
     }
 }
 
-/// Gives the child its own session, its network when that is not the process's own (the thread that forks is in that one), and,
-/// unless it is to outlive us, its parent-death signal.
-fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath, network: Option<File>) {
+/// Gives the child its own session, its network when that is not the process's own (the thread that forks is in that one), its cores,
+/// and, unless it is to outlive us, its parent-death signal.
+fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath, network: Option<File>, cores: CpuSet) {
     let parent = rustix::process::getpid();
     let signal = match on_our_death {
         OnOurDeath::Kill => Some(Signal::KILL),
@@ -136,6 +138,7 @@ fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath, network: Opt
     };
     let set_up = move || -> std::io::Result<()> {
         rustix::process::setsid()?;
+        sched_setaffinity(None, &cores)?;
         if let Some(network) = &network {
             move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
         }
@@ -148,7 +151,7 @@ fn set_up_in_child(command: &mut Command, on_our_death: OnOurDeath, network: Opt
         }
         Ok(())
     };
-    // SAFETY: between fork and exec only async-signal-safe code may run. The closure makes four system calls through
+    // SAFETY: between fork and exec only async-signal-safe code may run. The closure makes five system calls through
     // rustix, which calls the kernel directly, and neither allocates, nor takes a lock, nor panics. It owns Copy data and a file,
     // which the exec closes.
     unsafe { command.pre_exec(set_up) };

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::process::{OnOurDeath, Spawn};
+use lab::process::{OnOurDeath, Spawn, run};
 use lab::{RunDir, cpu, net, wait};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Set in the environment of the second process that a test starts from this same program.
@@ -48,6 +49,23 @@ fn ports_are_unique() {
     let address = net::loopback();
     let ports: HashSet<u16> = (0..100).map(|_| net::free_port(address, net::Protocol::Udp).expect("a port")).collect();
     assert_eq!(ports.len(), 100);
+}
+
+#[test]
+fn a_child_runs_on_the_cores_of_the_thread_that_starts_it() {
+    let dir = RunDir::new("test").expect("a directory");
+    let allowed = |name: &str| {
+        let child = Spawn::new(name, "grep", dir.join(name)).args(["^Cpus_allowed:", "/proc/self/status"]);
+        run(child, LIMIT).expect("a run")
+    };
+    let before = allowed("before");
+    let cores = sched_getaffinity(None).expect("cores");
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).rfind(|&core| cores.is_set(core)).expect("a core"));
+    sched_setaffinity(None, &one).expect("a core");
+    let after = allowed("after");
+    assert_eq!(cores.count() > 1, before != after, "{before}{after}");
+    assert_eq!(after, allowed("again"));
 }
 
 #[test]
