@@ -42,6 +42,8 @@ pub(crate) struct Sample {
     pub(crate) kamailio_cpu_ms: f64,
     /// The part of it in the I/O process.
     pub(crate) io_process_cpu_ms: f64,
+    /// The part of that in the kernel, which moves what goes to the database and comes from the workers.
+    pub(crate) io_process_kernel_cpu_ms: f64,
     /// CPU milliseconds of a call in the database.
     pub(crate) database_cpu_ms: f64,
     /// From the first request to the 200, of a call to the 180, in milliseconds.
@@ -76,6 +78,7 @@ pub(crate) fn run_calls(peer: &Peer, phones: &Phones, rate: f64, calls: u64) -> 
         sustained: sustained(&report, planned),
         kamailio_cpu_ms: each(before.kamailio, after.kamailio),
         io_process_cpu_ms: each(before.io_process, after.io_process),
+        io_process_kernel_cpu_ms: each(before.io_process_kernel, after.io_process_kernel),
         database_cpu_ms: each(before.database, after.database),
         p50_ms: report.response_times.percentile_ms(0.5),
         p99_ms: report.response_times.percentile_ms(0.99),

@@ -34,6 +34,8 @@ pub(crate) struct CpuUsed {
     pub(crate) kamailio: u64,
     /// The I/O process alone.
     pub(crate) io_process: u64,
+    /// The part of that in the kernel.
+    pub(crate) io_process_kernel: u64,
     /// The database.
     pub(crate) database: u64,
 }
@@ -146,9 +148,11 @@ impl Peer {
     }
 
     pub(crate) fn cpu(&self) -> CpuUsed {
+        let io_process = self.io_process.and_then(cpu::stat).map(|stat| stat.cpu).unwrap_or_default();
         CpuUsed {
             kamailio: self.kamailio.cpu_ms(),
-            io_process: self.io_process.map_or(0, |pid| cpu::total_ms(&[pid])),
+            io_process: io_process.ms(),
+            io_process_kernel: io_process.system.as_millis() as u64,
             database: cpu::total_ms(&[self.database]),
         }
     }

@@ -97,6 +97,10 @@ impl Measured {
         self.cost(|sample| sample.io_process_cpu_ms)
     }
 
+    fn io_process_kernel_cpu_ms(&self) -> f64 {
+        self.cost(|sample| sample.io_process_kernel_cpu_ms)
+    }
+
     fn database_cpu_ms(&self) -> f64 {
         self.cost(|sample| sample.database_cpu_ms)
     }
@@ -186,7 +190,15 @@ pub(crate) fn show(comparison: &Comparison) {
 /// Prints medians, and what they add to those of the peer `base`.
 pub(crate) fn show_added(comparison: &Comparison, base: Kind) {
     let Some(base) = comparison.peer(base) else { return };
-    let header = vec!["", "Kamailio CPU ms", "of it I/O process", "added", "database CPU ms", "rings p50 / p99 ms"];
+    let header = vec![
+        "",
+        "Kamailio CPU ms",
+        "of it I/O process",
+        "of that kernel",
+        "added",
+        "database CPU ms",
+        "rings p50 / p99 ms",
+    ];
     let rows = comparison.peers.iter().map(|peer| row_with_added(peer, base)).collect();
     print(comparison, &format!("added: to {}", base.name), header, rows);
 }
@@ -197,6 +209,7 @@ fn row_with_added(peer: &Measured, base: &Measured) -> Vec<String> {
         peer.name.to_owned(),
         format!("{:.3}", peer.kamailio_cpu_ms()),
         format!("{:.3}", peer.io_process_cpu_ms()),
+        format!("{:.3}", peer.io_process_kernel_cpu_ms()),
         format!("{added:.3} ({:.0} %)", added / base.kamailio_cpu_ms() * 100.0),
         format!("{:.3}", peer.database_cpu_ms()),
         peer.response_times(),
