@@ -175,6 +175,7 @@ impl<B: Backend> Server<B> {
                 return;
             }
         };
+        self.pace.request_came();
         let slot = self.slots.clone().try_acquire_owned().ok();
         let overloaded = slot.is_none();
         self.show_in_flight();
